@@ -1,0 +1,27 @@
+"""The command line: `gptlab train|generate key=value ...`, and train.py and generate.py, which call the same."""
+
+import difflib
+import importlib
+import sys
+
+COMMANDS = {
+    "train": "train a model: gptlab train experiment=shakespeare_char data.path=input.txt",
+    "generate": 'continue a text: gptlab generate prompt="The import statement"',
+}
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run one command; returns the process's exit status: 0 done, 1 failed, 2 the user's mistake, 130 Ctrl-C."""
+    command, *overrides = (sys.argv[1:] if arguments is None else arguments) or ["--help"]
+    if command in ("--help", "-h"):
+        print("usage: gptlab <command> [key=value ...]\n")
+        for name, what in COMMANDS.items():
+            print(f"  {name:10}{what}")
+        print("\ngptlab <command> --help shows every setting and its value.")
+        return 0
+    if command not in COMMANDS:
+        match = difflib.get_close_matches(command, COMMANDS, n=1)
+        hint = f"did you mean {match[0]}?" if match else f"there are {', '.join(COMMANDS)}"
+        print(f"error: {command} is not a command; {hint}", file=sys.stderr)
+        return 2
+    return importlib.import_module(f"gptlab.cli.{command}").main(overrides)

@@ -1,0 +1,43 @@
+r"""Free text on the command line means itself.
+
+Hydra reads `prompt=Hello, I am` as a sweep over two values and stumbles over quotes, brackets and `=`. The values of the
+keys below are therefore quoted before Hydra sees them:
+
+>>> quote_free_text(["prompt=What's up?", "seed=3"])
+['prompt="What\'s up?"', 'seed=3']
+"""
+
+import re
+
+FREE_TEXT = {"prompt", "stop", "data.path", "run_dir", "checkpoint", "resume", "to", "init_from"}
+REPEATABLE = {"prompt", "stop"}
+"""Given several times, these make a list; any other key's last value counts."""
+
+
+def quote_free_text(arguments: list[str]) -> list[str]:
+    """The same overrides in Hydra's grammar, free text quoted, repeated prompts and stops as one list."""
+    texts: dict[str, list[str]] = {}
+    quoted: list[str] = []
+    for argument in arguments:
+        key, equals, text = argument.partition("=")
+        name = key.lstrip("+")
+        if not equals or name not in FREE_TEXT:
+            quoted.append(argument)
+        elif name not in REPEATABLE:
+            quoted.append(f"{key}={text if text == 'null' else _quote(text)}")
+        else:
+            texts.setdefault(key, []).append(_quote(text))
+    for key, values in texts.items():
+        quoted.append(f"{key}={values[0]}" if len(values) == 1 else f"{key}=[{','.join(values)}]")
+    return quoted
+
+
+def _quote(text: str) -> str:
+    r"""A double-quoted Hydra string that stands for this text.
+
+    Two grammars read it. OmegaConf takes `\${` for a literal `${`, and backslashes in front of that in pairs; Hydra takes
+    `\"` for a literal quote, and backslashes in front of that, or of the end, in pairs.
+    """
+    text = re.sub(r"(\\*)\$\{", lambda match: match[1] * 2 + r"\${", text)
+    text = re.sub(r'(\\*)("|\Z)', lambda match: match[1] * 2 + (r"\"" if match[2] else ""), text)
+    return f'"{text}"'

@@ -1,0 +1,270 @@
+"""`gptlab train`: compose, check, prepare the text, train, sum up."""
+
+import logging
+import os
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from hydra.core.hydra_config import HydraConfig
+from hydra.types import RunMode
+from omegaconf import DictConfig
+
+from gptlab import build
+from gptlab.checkpoint import read_checkpoint
+from gptlab.cli.compose import command_line, run_command
+from gptlab.cli.resume import last_checkpoint, resumed_config
+from gptlab.data.corpus import Corpus, TokenizerRecipe, prepare
+from gptlab.data.windows import EveryTarget, WindowDataset, split
+from gptlab.errors import UserError
+from gptlab.training import devices
+from gptlab.training.log import RunLog, show_pieces
+from gptlab.training.run_dir import claim, process_rank, shared_by_ranks
+
+if TYPE_CHECKING:
+    import lightning as L
+
+    from gptlab.training.run import Outcome
+
+log = logging.getLogger("gptlab")
+
+
+def main(arguments: list[str]) -> int:
+    """The exit status of one training command."""
+    return run_command(train, config_name="train", arguments=arguments)
+
+
+def train(cfg: DictConfig) -> int:
+    """One run. Everything is checked before data is read, and all data before a directory is made."""
+    resume_dir = Path(cfg.resume).expanduser().absolute() if cfg.resume is not None else None
+    config = build.resolve(cfg)
+    if resume_dir is not None:
+        config = resumed_config(resume_dir, config, list(HydraConfig.get().overrides.task))
+    build.check(config)
+    settings = build.settings(config)
+    hardware = devices.resolve(**config["trainer"])
+    rows = devices.rows_per_micro_batch(
+        batch_size=settings.batch_size, micro_batch_size=settings.micro_batch_size, n_ranks=hardware.n_ranks
+    )
+
+    run_log = RunLog(rank=process_rank())
+    try:
+        data = _prepare_data(config, settings)
+        if resume_dir is not None:
+            _check_same_text(last_checkpoint(resume_dir), data.corpus)
+        _rehearse(config if resume_dir is not None else _placed(cfg, Path("outputs")), settings, hardware)
+        if resume_dir is None:
+            run_dir = shared_by_ranks(lambda: claim(_wanted_run_dir(settings), _experiment()))
+            config = _placed(cfg, run_dir)
+        run_log.open(Path(config["run_dir"]))
+        outcome = _fit(config, settings, hardware, rows, data, run_log, resumes=resume_dir is not None)
+        if process_rank() == 0:
+            _report(outcome, Path(config["run_dir"]))
+        return outcome.exit_status
+    finally:
+        run_log.close()
+
+
+def _placed(cfg: DictConfig, run_dir: Path) -> build.Config:
+    """The configuration with its run directory, and whatever lies in that, filled in."""
+    cfg.run_dir = re.sub(r"(\\*)\$\{", r"\1\1\\${", str(run_dir))  # a literal, whatever it is called
+    return build.resolve(cfg)
+
+
+def _rehearse(config: build.Config, settings: build.Settings, hardware: devices.Hardware) -> None:
+    """Build loggers, callbacks and Trainer once for a directory that is none: what they refuse leaves nothing behind."""
+    from gptlab.training.log import quiet_lightning
+
+    quiet_lightning()
+    _trainer(config, settings, hardware)
+
+
+@dataclass(frozen=True)
+class PreparedData:
+    """A corpus, and the two parts that it is cut into."""
+
+    corpus: Corpus
+    train: WindowDataset
+    val: EveryTarget
+
+
+def _prepare_data(config: build.Config, settings: build.Settings) -> PreparedData:
+    knobs = build.data_settings(config)
+    source = build.source(config)
+    tokenizer_class, recipe = build.tokenizer_class(config)
+    corpus = prepare(
+        source, TokenizerRecipe(tokenizer_class, recipe), cache_dir=knobs.cache_dir, progress=show_pieces
+    )
+    train_windows, val_windows = split(
+        corpus.tokens,
+        context_length=settings.context_length,
+        stride=knobs.stride if knobs.stride is not None else settings.context_length,
+        val_fraction=knobs.val_fraction,
+        name=source.name,
+    )
+    log.info(
+        "%s: %s tokens (%s for validation), vocabulary %s",
+        *(source.name, f"{len(corpus.tokens):,}", f"{len(val_windows.tokens):,}"),
+        f"{corpus.tokenizer.vocab_size:,}",
+    )
+    return PreparedData(corpus, train_windows, val_windows)
+
+
+def _trainer(config: build.Config, settings: build.Settings, hardware: devices.Hardware) -> "L.Trainer":
+    """Loggers, callbacks, and the Trainer that holds them; nothing is written yet."""
+    from gptlab.training.checkpoint_io import WholeFileCheckpointIO
+
+    return build.trainer(
+        config,
+        accelerator=hardware.accelerator,
+        precision=hardware.precision,
+        logger=build.keyed(config, "logger"),
+        callbacks=build.keyed(config, "callbacks"),
+        plugins=[WholeFileCheckpointIO()],
+        max_steps=settings.max_steps,
+        max_epochs=-1,
+        val_check_interval=settings.validate_every,
+        check_val_every_n_epoch=None,
+        num_sanity_val_steps=0,
+        log_every_n_steps=1,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        enable_checkpointing=False,
+        use_distributed_sampler=False,
+        default_root_dir=config["run_dir"],
+    )
+
+
+def _fit(
+    config: build.Config,
+    settings: build.Settings,
+    hardware: devices.Hardware,
+    rows: int,
+    data: PreparedData,
+    run_log: RunLog,
+    *,
+    resumes: bool,
+) -> "Outcome":
+    """Build what the configuration describes, and run it."""
+    import torch
+
+    from gptlab.data.module import WindowDataModule
+    from gptlab.training.files import write_yaml
+    from gptlab.training.module import TrainingModule
+    from gptlab.training.run import run
+
+    run_dir = Path(config["run_dir"])
+    tokenizer = data.corpus.tokenizer
+    torch.manual_seed(settings.seed)
+    module = TrainingModule(
+        model=build.model(config, tokenizer.vocab_size),
+        objective=build.objective(config),
+        optimizer=build.optimizer(config),
+        schedule=build.schedule(config),
+        tokenizer=tokenizer,
+        config=config,
+        text_fingerprint=data.corpus.fingerprint,
+        seed=settings.seed,
+        micro_batch_size=rows,
+        max_steps=settings.max_steps,
+        grad_clip=settings.grad_clip,
+        val_bytes_per_token=_bytes_per_token(data),
+    )
+    data_module = WindowDataModule(
+        train=data.train,
+        val=data.val,
+        batch_size=settings.batch_size,
+        micro_batch_size=rows,
+        n_steps=settings.max_steps,
+        seed=settings.seed,
+        num_workers=build.data_settings(config).num_workers,
+    )
+    if process_rank() == 0:
+        write_yaml(run_dir / "config.yaml", config)
+        log.info("run directory %s", _short(run_dir))
+    return run(
+        trainer=_trainer(config, settings, hardware),
+        module=module,
+        data=data_module,
+        run_dir=run_dir,
+        flat_config=dict(_flat(config)),
+        run_log=run_log,
+        resume_from=last_checkpoint(run_dir) if resumes else None,
+    )
+
+
+def _bytes_per_token(data: PreparedData) -> float | None:
+    """Of the validation targets: all tokens but the first."""
+    lengths = data.corpus.tokenizer.byte_lengths
+    return float(lengths[data.val.tokens[1:]].mean()) if lengths is not None else None
+
+
+def _check_same_text(checkpoint: Path, corpus: Corpus) -> None:
+    if read_checkpoint(checkpoint)["gptlab"]["text_fingerprint"] != corpus.fingerprint:
+        raise UserError(f"the text is not the one that {checkpoint} was trained on: bring the old one back, or start anew")
+
+
+def _experiment() -> str:
+    """The name that runs are filed under: the experiment's, or `default`."""
+    return Path(HydraConfig.get().runtime.choices.get("experiment") or "default").stem
+
+
+def _wanted_run_dir(settings: build.Settings) -> str | None:
+    hydra = HydraConfig.get()
+    if settings.run_dir is None and hydra.mode == RunMode.MULTIRUN:
+        return str(Path(hydra.sweep.dir, hydra.sweep.subdir))
+    return settings.run_dir
+
+
+def _flat(node: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Dotted keys and scalar values, for the HPARAMS tab: what a run is, not where it lies or how it is built."""
+    for name, value in node.items():
+        if isinstance(value, dict):
+            yield from _flat(value, f"{prefix}{name}.")
+        elif not name.startswith("_") and name not in ("run_dir", "resume", "directory", "save_dir"):
+            yield prefix + name, str(value) if value is None or isinstance(value, list) else value
+
+
+def _short(path: Path) -> str:
+    """Relative to where the user stands, when it lies below."""
+    relative = os.path.relpath(path)
+    return str(path) if relative.startswith("..") else relative
+
+
+def _report(outcome: "Outcome", run_dir: Path) -> None:
+    """The table at the end of a run, and what one would do next."""
+    summary = outcome.summary
+    if outcome.failure is not None:
+        log.error("failed at step %d: %s (traceback in %s)", summary["steps"], outcome.failure, _short(run_dir) + "/train.log")
+    if summary["val_loss"] is not None:
+        _table(summary, run_dir)
+    place = _short(run_dir)
+    if summary["last_checkpoint"] is None:
+        return
+    longer = {"max_steps": 2 * summary["steps"]} if summary["status"] == "finished" else {}
+    log.info("")
+    log.info("next:")
+    log.info("  %s", command_line("generate", checkpoint=place, prompt="The"))
+    log.info("  tensorboard --logdir %s", "outputs" if place.startswith("outputs") else place)
+    log.info("  %s", command_line("train", resume=place, **longer))
+
+
+def _table(summary: dict[str, Any], run_dir: Path) -> None:
+    minutes, seconds = divmod(round(summary["seconds"]), 60)
+    bits = summary["val_bits_per_byte"]
+    rows = {
+        summary["status"]: f"{summary['steps']:,} steps",
+        "parameters": f"{summary['parameters']:,}",
+        "tokens": f"{summary['tokens']:,}",
+        "time": f"{minutes}:{seconds:02d} min",
+        "speed": f"{summary['tokens_per_second']:,.0f} tokens/s",
+        "val loss": f"{summary['val_loss']:.4f} nats per token",
+        "perplexity": f"{summary['val_perplexity']:.2f}",
+        "bits per byte": f"{bits:.4f}" if bits is not None else "not known: this tokenizer loses bytes",
+        "run directory": _short(run_dir),
+    }
+    log.info("")
+    for name, value in rows.items():
+        log.info("  %-14s %s", name, value)

@@ -1,0 +1,1 @@
+"""From text to batches: source -> corpus (tokens on disk) -> windows -> loader."""

@@ -1,0 +1,146 @@
+"""The corpus: a source's tokens in a memory-mapped file, made once and found again."""
+
+import hashlib
+import json
+import os
+import shutil
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from filelock import FileLock
+from platformdirs import user_cache_path
+
+from gptlab.data.source import Piece, Source
+from gptlab.errors import UserError
+from gptlab.tokenizer import Tokenizer
+
+FORMAT = 1  # part of the cache's key: raise it when the files or a tokenizer's training change
+TOKENS, FACTS = "tokens.bin", "corpus.json"
+
+Progress = Callable[[str, Iterable[Piece]], Iterable[Piece]]
+"""Passes pieces on and shows how many went by: (what is being done, pieces) -> pieces"""
+
+
+@dataclass(frozen=True)
+class TokenizerRecipe:
+    """A tokenizer that is not trained yet: its class, and the settings of its `train`."""
+
+    cls: type[Tokenizer]
+    settings: dict[str, Any]
+
+    def train(self, documents: Iterable[str]) -> Tokenizer:
+        return self.cls.train(documents, **self.settings)
+
+
+@dataclass(frozen=True)
+class Corpus:
+    """Tokens, (n_tokens,) uint16 or uint32, memory-mapped, and the tokenizer that made them."""
+
+    tokens: np.ndarray
+    tokenizer: Tokenizer
+    fingerprint: str
+
+
+def prepare(
+    source: Source, recipe: TokenizerRecipe, *, cache_dir: str | None, progress: Progress
+) -> Corpus:
+    """The source's tokens, from the cache where it has them.
+
+    The cache's key is the content of the source and the recipe of the tokenizer. Everything is written into a temporary
+    directory that gets its name when it is whole, under a lock: a killed preparation is never taken for a finished one,
+    and two processes that want the same corpus make it once.
+
+    Args:
+        source: where the text comes from.
+        recipe: how the tokenizer is trained on it.
+        cache_dir: where the cache lies; None for the user's cache directory.
+        progress: shows what is going on.
+
+    Raises:
+        UserError: where the source or the cache directory cannot be used.
+    """
+    fingerprint = source.fingerprint()
+    identity = [FORMAT, fingerprint, f"{recipe.cls.__module__}.{recipe.cls.__qualname__}", recipe.settings]
+    key = hashlib.sha256(json.dumps(identity).encode()).hexdigest()[:16]
+    cache = Path(cache_dir).expanduser() if cache_dir is not None else user_cache_path("gptlab")
+    final = cache / key
+    if not (final / FACTS).exists():
+        try:
+            cache.mkdir(parents=True, exist_ok=True)
+            with FileLock(cache / f"{key}.lock"):
+                if not (final / FACTS).exists():  # another process may just have made it
+                    _make(source, recipe, final, progress)
+        except OSError as error:
+            raise UserError(
+                f"the token cache {cache} cannot be written ({error.strerror or error}): "
+                f"name another place with data.cache_dir=<directory>"
+            ) from None
+    return _open(final, recipe.cls, fingerprint)
+
+
+def _make(source: Source, recipe: TokenizerRecipe, final: Path, progress: Progress) -> None:
+    partial = final.with_name(final.name + ".partial")
+    for leftover in (partial, final):  # of a preparation that was killed
+        shutil.rmtree(leftover, ignore_errors=True)
+    partial.mkdir()
+    try:
+        tokenizer = recipe.train(piece.text for piece in progress("building the vocabulary", source))
+        dtype = np.dtype(np.uint16 if tokenizer.vocab_size <= 1 << 16 else np.uint32)
+        n_tokens = 0
+        with (partial / TOKENS).open("wb") as file:
+            for ids in _encode(progress("writing tokens", source), tokenizer, dtype):
+                file.write(ids.tobytes())
+                n_tokens += len(ids)
+        facts = {"n_tokens": n_tokens, "dtype": dtype.name, "tokenizer": tokenizer.state()}
+        (partial / FACTS).write_text(json.dumps(facts))
+        os.rename(partial, final)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+
+
+def _open(directory: Path, tokenizer_class: type[Tokenizer], fingerprint: str) -> Corpus:
+    facts = json.loads((directory / FACTS).read_text())
+    if facts["n_tokens"] == 0:
+        raise UserError(f"the text holds no token for {tokenizer_class.__name__}: use other text or another tokenizer")
+    tokens = TokenFile(directory / TOKENS, dtype=facts["dtype"], mode="r", shape=(facts["n_tokens"],))
+    return Corpus(tokens, tokenizer_class.from_state(facts["tokenizer"]), fingerprint)
+
+
+class TokenFile(np.memmap):
+    """A memory-mapped file of tokens whose slices travel to worker processes by name, not by content."""
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        if self.base is None or self.filename is None:  # a copy in memory that is no part of a file
+            return super().__reduce__()
+        start_of_file = np.frombuffer(self._mmap, dtype=np.uint8).ctypes.data  # type: ignore[attr-defined]
+        offset = self.ctypes.data - start_of_file
+        return TokenFile, (self.filename, self.dtype.str, "r", offset, self.shape)
+
+
+def _encode(pieces: Iterable[Piece], tokenizer: Tokenizer, dtype: np.dtype) -> Iterator[np.ndarray]:
+    """Ids of each piece in order, the end-of-text token behind each document.
+
+    Threads, because tiktoken lets go of the interpreter while it encodes. Only a few pieces are under way at a time, so
+    memory stays flat.
+    """
+
+    def encode(piece: Piece) -> np.ndarray:
+        ids = np.array(tokenizer.encode(piece.text), dtype=dtype)
+        if piece.ends_document and tokenizer.eot is not None:
+            ids = np.append(ids, np.array(tokenizer.eot, dtype=dtype))
+        return ids
+
+    n_threads = os.cpu_count() or 1
+    under_way: deque[Future[np.ndarray]] = deque()
+    with ThreadPoolExecutor(n_threads) as threads:
+        for piece in pieces:
+            under_way.append(threads.submit(encode, piece))
+            if len(under_way) > 2 * n_threads:
+                yield under_way.popleft().result()
+        while under_way:
+            yield under_way.popleft().result()

@@ -1,0 +1,6 @@
+"""The GPT, from token ids to logits. Read in this order: gpt, block, attention/plain, attention/fused, cache."""
+
+from gptlab.model.cache import KVCache
+from gptlab.model.gpt import GPT
+
+__all__ = ["GPT", "KVCache"]

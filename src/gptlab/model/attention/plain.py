@@ -1,0 +1,83 @@
+"""Causal multi-head self-attention, step by step (Vaswani et al. 2017, arXiv:1706.03762, section 3.2)."""
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from gptlab.model.cache import LayerCache
+
+
+def allowed_keys(n_queries: int, n_keys: int, mask: Tensor | None, device: torch.device) -> Tensor:
+    """Which key each query may look at: the queries are the last `n_queries` of the `n_keys` tokens.
+
+    A query sees itself and what came before, and no padding. Padding sees itself, so that its softmax is defined; no
+    real token ever looks at it.
+
+    Args:
+        n_queries, n_keys: tokens that ask and tokens that are looked at.
+        mask: True where a key is a real token, (B, n_keys); None where all are.
+        device: where the result is wanted.
+
+    Returns:
+        (n_queries, n_keys) without a mask, else (B, 1, n_queries, n_keys)
+    """
+    key = torch.arange(n_keys, device=device)
+    query = key[n_keys - n_queries :, None]
+    causal = key <= query  # (n_queries, n_keys)
+    if mask is None:
+        return causal
+    return causal & mask[:, None, None, :] | (key == query)  # (B, 1, n_queries, n_keys)
+
+
+class PlainAttention(nn.Module):
+    """Every intermediate has a name and a shape.
+
+    Args:
+        d_model: C.
+        n_heads: H; C must be divisible by it.
+        context_length: the most keys there will ever be (this variant needs no table of that size).
+        dropout: probability with which an attention weight is dropped in training.
+        qkv_bias: whether the joint projection has a bias.
+    """
+
+    causal = True
+
+    def __init__(
+        self, *, d_model: int, n_heads: int, context_length: int, dropout: float, qkv_bias: bool
+    ) -> None:
+        super().__init__()
+        self.n_heads = n_heads
+        self.head_dim = d_model // n_heads
+        self.dropout = dropout
+        self.qkv = nn.Linear(d_model, 3 * d_model, bias=qkv_bias)  # the three projections in one product
+        self.out = nn.Linear(d_model, d_model)
+
+    def forward(self, x: Tensor, *, mask: Tensor | None = None, cache: LayerCache | None = None) -> Tensor:
+        """Mix each token with those before it.
+
+        Args:
+            x: (B, T, C)
+            mask: True where a key is a real token, (B, past + T); None where all are.
+            cache: this layer's earlier keys and values; the new ones are appended.
+
+        Returns:
+            (B, T, C)
+        """
+        batch, n_tokens, d_model = x.shape
+        qkv = self.qkv(x).view(batch, n_tokens, 3, self.n_heads, self.head_dim)  # (B, T, 3, H, D)
+        queries, keys, values = qkv.permute(2, 0, 3, 1, 4)  # each (B, H, T, D)
+        if cache is not None:
+            keys, values = cache.append(keys, values)  # (B, H, past + T, D)
+        context = self.attend(queries, keys, values, mask)  # (B, H, T, D)
+        context = context.transpose(1, 2).reshape(batch, n_tokens, d_model)  # (B, T, C)
+        return self.out(context)
+
+    def attend(self, queries: Tensor, keys: Tensor, values: Tensor, mask: Tensor | None) -> Tensor:
+        """softmax(QK^T / sqrt(D)) V over the allowed keys: (B, H, T, D)."""
+        scores = queries @ keys.transpose(-2, -1) / math.sqrt(self.head_dim)  # (B, H, T, past + T)
+        allowed = allowed_keys(queries.shape[2], keys.shape[2], mask, queries.device)
+        weights = scores.masked_fill(~allowed, -math.inf).softmax(dim=-1)
+        weights = F.dropout(weights, self.dropout, self.training)
+        return weights @ values

@@ -1,0 +1,164 @@
+"""GPT-2 (Radford et al. 2019): a decoder-only transformer with learned positions and pre-LN blocks.
+
+Shapes, here and in every file of this folder:
+    B  sequences in the batch       C  d_model, the width of the residual stream
+    T  tokens of a sequence         H  attention heads
+    V  vocabulary                   D  head_dim = C / H
+"""
+
+import math
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+
+from gptlab.model.block import Block
+from gptlab.model.cache import KVCache
+
+
+class Trunk(nn.Module):
+    """Everything below the head: embeddings, blocks, final norm."""
+
+    def __init__(
+        self,
+        *,
+        vocab_size: int,
+        context_length: int,
+        n_layers: int,
+        d_model: int,
+        dropout: float,
+        block: Callable[[], Block],
+    ) -> None:
+        super().__init__()
+        self.context_length = context_length
+        self.token_embedding = nn.Embedding(vocab_size, d_model)
+        self.position_embedding = nn.Embedding(context_length, d_model)
+        self.dropout = nn.Dropout(dropout)
+        self.blocks = nn.ModuleList([block() for _ in range(n_layers)])
+        self.norm = nn.LayerNorm(d_model)
+
+    def forward(self, tokens: Tensor, cache: KVCache | None = None) -> Tensor:
+        """Hidden states of each token.
+
+        Args:
+            tokens: ids, (B, T); with a cache, only those that follow what it holds already.
+            cache: keys and values of the tokens before; it advances by T.
+
+        Returns:
+            (B, T, C)
+
+        Raises:
+            ValueError: where past and new tokens together exceed the context.
+        """
+        n_new = tokens.shape[1]
+        n_past = 0 if cache is None else cache.length
+        if n_past + n_new > self.context_length:
+            raise ValueError(f"{n_past + n_new} tokens do not fit into context_length={self.context_length}")
+
+        if cache is None:
+            positions, mask = torch.arange(n_new, device=tokens.device), None  # (T,)
+        else:
+            positions, mask = cache.positions(n_new, tokens.device), cache.mask(n_new)
+
+        x = self.token_embedding(tokens) + self.position_embedding(positions)  # (B, T, C)
+        x = self.dropout(x)
+        for index, block in enumerate(self.blocks):
+            x = block(x, mask=mask, cache=None if cache is None else cache.layers[index])
+        if cache is not None:
+            cache.advance(n_new)
+        return self.norm(x)
+
+
+class GPT(nn.Module):
+    """A language model: token ids in, the next token's logits out.
+
+    Args:
+        vocab_size: V.
+        context_length: the longest sequence, in tokens; there is one learned position for each.
+        n_layers, n_heads, d_model: depth, heads a layer, width.
+        dropout: probability, after the embeddings, in attention and on both residual branches.
+        qkv_bias: whether the projections to queries, keys and values have a bias (GPT-2's have).
+        tie_head: whether the head shares the token embedding's weights (Press and Wolf 2017, arXiv:1608.05859).
+        attention: makes one layer's attention from `(d_model, n_heads, context_length, dropout, qkv_bias)`.
+
+    Raises:
+        ValueError: on sizes that do not fit together.
+    """
+
+    def __init__(
+        self,
+        *,
+        vocab_size: int,
+        context_length: int,
+        n_layers: int,
+        n_heads: int,
+        d_model: int,
+        dropout: float,
+        qkv_bias: bool,
+        tie_head: bool,
+        attention: Callable[..., nn.Module],
+    ) -> None:
+        super().__init__()
+        for name, size in {
+            "vocab_size": vocab_size,
+            "context_length": context_length,
+            "n_layers": n_layers,
+            "n_heads": n_heads,
+            "d_model": d_model,
+        }.items():
+            if size < 1:
+                raise ValueError(f"{name}={size} must be at least 1")
+        if d_model % n_heads != 0:
+            raise ValueError(f"d_model={d_model} is not divisible by n_heads={n_heads}")
+        if not 0 <= dropout < 1:
+            raise ValueError(f"dropout={dropout} must lie in [0, 1)")
+
+        def block() -> Block:
+            layer_attention = attention(
+                d_model=d_model,
+                n_heads=n_heads,
+                context_length=context_length,
+                dropout=dropout,
+                qkv_bias=qkv_bias,
+            )
+            return Block(d_model=d_model, dropout=dropout, attention=layer_attention)
+
+        self.trunk = Trunk(
+            vocab_size=vocab_size,
+            context_length=context_length,
+            n_layers=n_layers,
+            d_model=d_model,
+            dropout=dropout,
+            block=block,
+        )
+        self.head = nn.Linear(d_model, vocab_size, bias=False)
+        if tie_head:
+            self.head.weight = self.trunk.token_embedding.weight
+        self._initialise(n_layers)
+
+    @property
+    def context_length(self) -> int:
+        return self.trunk.context_length
+
+    def new_cache(self, padding: Tensor | None = None) -> KVCache:
+        """An empty cache for one batch; `padding` (B,) counts the filler tokens on each prompt's left."""
+        return KVCache(n_layers=len(self.trunk.blocks), capacity=self.context_length, padding=padding)
+
+    def forward(self, tokens: Tensor, cache: KVCache | None = None) -> Tensor:
+        """Logits of the token that follows each position: (B, T) -> (B, T, V)."""
+        return self.head(self.trunk(tokens, cache))
+
+    def _initialise(self, n_layers: int) -> None:
+        """GPT-2's: normal(0, 0.02); what adds to the residual stream is scaled down.
+
+        Each of the 2 n_layers branches adds its variance to the stream, so its last projection starts smaller by
+        sqrt(2 n_layers) (Radford et al. 2019, section 2.3).
+        """
+        for module in self.modules():
+            if isinstance(module, nn.Linear | nn.Embedding):
+                nn.init.normal_(module.weight, std=0.02)
+            if isinstance(module, nn.Linear) and module.bias is not None:
+                nn.init.zeros_(module.bias)
+        for name, parameter in self.named_parameters():
+            if name.endswith(("attention.out.weight", "feed_forward.down.weight")):
+                nn.init.normal_(parameter, std=0.02 / math.sqrt(2 * n_layers))

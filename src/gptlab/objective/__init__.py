@@ -1,0 +1,5 @@
+"""Objectives: what a model is trained to do, one file each."""
+
+from gptlab.objective.base import Batch, Loss, Objective
+
+__all__ = ["Batch", "Loss", "Objective"]

@@ -1,0 +1,31 @@
+"""What every objective promises."""
+
+from typing import NamedTuple, Protocol
+
+from torch import Tensor, nn
+
+Batch = tuple[Tensor, ...]
+"""Tensors that share their first dimension, the sequences."""
+
+
+class Loss(NamedTuple):
+    """Sums, never means: sums of unequal batches add up exactly, means do not."""
+
+    sum: Tensor
+    """Summed loss in nats, with its gradient, ()."""
+    count: int
+    """What the sum is taken over, such as target tokens."""
+    metrics: dict[str, Tensor]
+    """Further sums over the same count, without gradient; the keys are the objective's `metrics`."""
+
+
+class Objective(Protocol):
+    """Turns a model and a batch into a loss."""
+
+    metrics: tuple[str, ...]
+
+    def count(self, batch: Batch) -> int:
+        """What the loss of this batch will be summed over, known before any forward pass."""
+
+    def __call__(self, model: nn.Module, batch: Batch) -> Loss:
+        """The loss of one micro-batch."""

@@ -1,0 +1,68 @@
+"""Words and punctuation by a regular expression: the first tokenizer of the textbook."""
+
+import re
+from collections.abc import Iterable, Sequence
+from typing import Any, Self
+
+# Build a Large Language Model (From Scratch), chapter 2: punctuation and double dashes are tokens of their own,
+# white space only separates.
+BOUNDARY = re.compile(r'([,.:;?_!"()\']|--|\s)')
+SPACE_BEFORE_PUNCTUATION = re.compile(r'\s+([,.:;?_!"()\'])')
+
+
+def split_words(text: str) -> list[str]:
+    """Words and punctuation of a text.
+
+    >>> split_words("Hello, world--again!")
+    ['Hello', ',', 'world', '--', 'again', '!']
+    """
+    return [part for part in BOUNDARY.split(text) if part and not part.isspace()]
+
+
+class WordTokenizer:
+    """A closed vocabulary of the words that the training text has.
+
+    Decoding writes one space between words and none before punctuation, so the original white space is lost:
+    `encode(decode(ids)) == ids`, but not the other way round.
+    """
+
+    special_tokens: tuple[str, ...] = ()
+    eot: int | None = None
+    byte_lengths = None  # white space is lost
+
+    def __init__(self, *, words: list[str]) -> None:
+        self.words = words
+        self._id_of = {word: id_ for id_, word in enumerate(words)}
+
+    @classmethod
+    def train(cls, documents: Iterable[str]) -> Self:
+        """Every distinct word, sorted."""
+        words: set[str] = set()
+        for document in documents:
+            words.update(split_words(document))
+        return cls(words=sorted(words))
+
+    @property
+    def vocab_size(self) -> int:
+        return len(self.words) + len(self.special_tokens)
+
+    def encode(self, text: str) -> list[int]:
+        """Raises ValueError on a word that the training text lacks."""
+        try:
+            return [self._id_of[word] for word in split_words(text)]
+        except KeyError as error:
+            raise ValueError(
+                f"the word {error.args[0]!r} is not among the {len(self.words):,} words of the vocabulary "
+                f"(tokenizer=words_unk maps unknown words to <|unk|>, tokenizer=bpe takes any text)"
+            ) from None
+
+    def decode(self, ids: Sequence[int]) -> str:
+        vocabulary = [*self.words, *self.special_tokens]
+        return SPACE_BEFORE_PUNCTUATION.sub(r"\1", " ".join([vocabulary[id_] for id_ in ids]))
+
+    def state(self) -> dict[str, Any]:
+        return {"words": self.words}
+
+    @classmethod
+    def from_state(cls, state: dict[str, Any]) -> Self:
+        return cls(**state)

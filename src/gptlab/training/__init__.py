@@ -1,0 +1,1 @@
+"""Training: the LightningModule, optimizers, schedules, loggers, callbacks, and the run itself."""

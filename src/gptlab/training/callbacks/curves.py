@@ -1,0 +1,31 @@
+"""curves.png: the picture that a person looks at first."""
+
+import time
+from pathlib import Path
+
+import lightning as L
+from lightning.pytorch.utilities.rank_zero import rank_zero_only
+
+from gptlab.training.curves import draw_curves
+
+
+class Curves(L.Callback):
+    """Redraws curves.png at a validation, at most once in so many seconds, and at the end.
+
+    Args:
+        directory: the run directory, with metrics.csv in it.
+        every_seconds: a picture costs some tenths of a second; a short run draws only its last.
+    """
+
+    def __init__(self, *, directory: str, every_seconds: float) -> None:
+        self.directory = Path(directory)
+        self.every_seconds = every_seconds
+        self._last = time.monotonic()
+
+    @rank_zero_only
+    def on_validation_end(self, trainer: L.Trainer, module: L.LightningModule) -> None:
+        if trainer.should_stop or time.monotonic() - self._last >= self.every_seconds:
+            for logger in trainer.loggers:
+                logger.save()  # the row of this very step
+            draw_curves(self.directory / "metrics.csv", self.directory / "curves.png")
+            self._last = time.monotonic()

@@ -1,0 +1,125 @@
+"""Where numbers go: TensorBoard events and metrics.csv, both straight in the run directory."""
+
+import csv
+import math
+from pathlib import Path
+from typing import Any
+
+from lightning.fabric.utilities.rank_zero import rank_zero_only
+from lightning.pytorch.loggers import Logger, TensorBoardLogger
+
+COLUMNS = (
+    "step",
+    "tokens",
+    "seconds",
+    "train/loss",
+    "val/loss",
+    "val/perplexity",
+    "val/bits_per_byte",
+    "lr",
+    "grad_norm",
+    "tokens_per_second",
+)
+
+
+class TensorBoard(TensorBoardLogger):
+    """Events of one run in one directory, without the hparams.yaml that Lightning adds: config.yaml has it all."""
+
+    def __init__(self, *, save_dir: str) -> None:
+        super().__init__(save_dir=save_dir, name="", version="", default_hp_metric=False)
+
+    def resume_at(self, step: int) -> None:
+        """Forget what an interrupted session logged after the step that the run goes on from."""
+        self._kwargs["purge_step"] = step + 1
+
+    @rank_zero_only
+    def log_config(self, flat: dict[str, Any]) -> None:
+        """Fill the HPARAMS tab; its metric gets values at each validation."""
+        self.log_hyperparams(flat, {"hp/val_loss": math.nan})
+
+    @rank_zero_only
+    def log_metrics(self, metrics: dict[str, float], step: int | None = None) -> None:  # type: ignore[override]
+        shown = {name: value for name, value in metrics.items() if name != "seconds"}
+        if "val/loss" in metrics:
+            shown["hp/val_loss"] = metrics["val/loss"]
+        super().log_metrics(shown, step)
+        if "val/loss" in metrics:
+            self.experiment.flush()
+
+    @rank_zero_only
+    def log_text(self, name: str, text: str, step: int) -> None:
+        """Text as it is: indented, so that TensorBoard's markdown leaves it alone."""
+        self.experiment.add_text(name, "\n".join("    " + line for line in text.splitlines()), step)
+
+    @rank_zero_only
+    def save(self) -> None:
+        self.experiment.flush()
+
+
+class CSV(Logger):
+    """metrics.csv: one row a logged step, append-only and flushed.
+
+    A step's training and validation numbers come one after the other; the row is written when the next step begins, or
+    at the end.
+    """
+
+    def __init__(self, *, save_dir: str) -> None:
+        super().__init__()
+        self.path = Path(save_dir) / "metrics.csv"
+        self._row: dict[str, float] = {}
+
+    @property
+    def name(self) -> str:
+        return "csv"
+
+    @property
+    def version(self) -> str:
+        return ""
+
+    @rank_zero_only
+    def log_hyperparams(self, *args: Any, **kwargs: Any) -> None:
+        """config.yaml has them."""
+
+    @rank_zero_only
+    def log_metrics(self, metrics: dict[str, float], step: int | None = None) -> None:
+        if self._row and self._row["step"] != step:
+            self.save()
+        self._row = {**self._row, **metrics, "step": step or 0}
+
+    @rank_zero_only
+    def save(self) -> None:
+        if not self._row:
+            return
+        is_new = not self.path.exists()
+        with self.path.open("a", newline="") as file:
+            writer = csv.DictWriter(file, COLUMNS, extrasaction="ignore")
+            if is_new:
+                writer.writeheader()
+            writer.writerow({name: _rounded(value) for name, value in self._row.items()})
+        self._row = {}
+
+    @rank_zero_only
+    def resume_at(self, step: int) -> None:
+        """Cut what an interrupted session wrote after the step that the run goes on from."""
+        if not self.path.exists():
+            return
+        header, *rows = self.path.read_text().splitlines(keepends=True)
+        kept = [row for row in rows if row.endswith("\n") and int(row.split(",")[0]) <= step]
+        replacement = self.path.with_name(self.path.name + ".tmp")
+        replacement.write_text(header + "".join(kept))
+        replacement.replace(self.path)
+
+    @rank_zero_only
+    def finalize(self, status: str) -> None:
+        self.save()
+
+
+def _rounded(value: float) -> str | float:
+    return value if isinstance(value, int) else f"{value:.6g}"
+
+
+def read_metrics(path: Path) -> dict[str, list[float]]:
+    """The columns of a metrics.csv; nan where a step has no value."""
+    with path.open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    return {name: [float(row[name]) if row.get(name) else math.nan for row in rows] for name in COLUMNS}

@@ -1,0 +1,296 @@
+"""The LightningModule: one Lightning batch is one rank's share of one optimizer step.
+
+Optimization is manual, so that a step is a step in every counter, and the loss of a step is exact however its tokens are
+spread over micro-batches and ranks: each micro-batch's summed loss is divided by the step's global count of tokens.
+"""
+
+import logging
+import math
+import time
+from collections import deque
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any
+
+import lightning as L
+import torch
+from lightning.pytorch.core.optimizer import LightningOptimizer
+from torch import Tensor, nn
+from torch.nn.utils import clip_grad_norm_
+
+from gptlab.objective import Batch, Objective
+from gptlab.tokenizer import Tokenizer
+
+log = logging.getLogger("gptlab")
+
+RECENT_STEPS = 100  # what summary.json calls train_loss is the mean over the tokens of so many last steps
+
+
+class TrainingModule(L.LightningModule):
+    """Trains a model on an objective.
+
+    Args:
+        model: what is trained.
+        objective: its loss.
+        optimizer: makes the optimizer from the model.
+        schedule: the factor on the learning rate, from the number of steps done.
+        tokenizer: goes into the checkpoints.
+        config: the resolved configuration, plain data; goes into the checkpoints.
+        text_fingerprint: of the text that is trained on; goes into the checkpoints.
+        seed: dropout of step k depends on (seed, k, rank) alone.
+        micro_batch_size: sequences that this device holds at once.
+        max_steps: length of the run.
+        grad_clip: the norm to which gradients are cut; None cuts nothing.
+        val_bytes_per_token: of the validation text, for bits per byte; None where the tokenizer loses bytes.
+    """
+
+    def __init__(
+        self,
+        *,
+        model: nn.Module,
+        objective: Objective,
+        optimizer: Callable[[nn.Module], torch.optim.Optimizer],
+        schedule: Callable[[int], float],
+        tokenizer: Tokenizer,
+        config: dict[str, Any],
+        text_fingerprint: str,
+        seed: int,
+        micro_batch_size: int,
+        max_steps: int,
+        grad_clip: float | None,
+        val_bytes_per_token: float | None,
+    ) -> None:
+        super().__init__()
+        self.automatic_optimization = False
+        self.model = model
+        self.objective = objective
+        self.tokenizer = tokenizer
+        self.config = config
+        self.text_fingerprint = text_fingerprint
+        self._make_optimizer = optimizer
+        self._schedule = schedule
+        self._seed = seed
+        self._micro_batch_size = micro_batch_size
+        self._max_steps = max_steps
+        self._grad_clip = grad_clip
+        self._val_bytes_per_token = val_bytes_per_token
+
+        self.stop_requested = False  # set by the signal handler, obeyed at the end of the step
+        self.metrics: dict[str, float] = {}  # of the last step and the last validation
+        self._grad_norm = math.nan
+        self._tokens = 0
+        self._recent: deque[tuple[float, int]] = deque(maxlen=RECENT_STEPS)  # (summed loss, tokens) of a step
+        self.clock = Clock()
+
+    # -- one step --------------------------------------------------------------------------------------------------
+
+    def training_step(self, batch: Batch, batch_idx: int) -> None:
+        step = self.trainer.global_step  # optimizer steps done before this one
+        self.clock.start_step()
+        torch.manual_seed(_step_seed(self._seed, step, self.global_rank))
+        optimizer = self.optimizers()
+        assert isinstance(optimizer, LightningOptimizer)
+        lr = self._set_lr(optimizer, step)
+
+        n_tokens, n_stop = self._sum_over_ranks(self.objective.count(batch), float(self.stop_requested))
+        n_tokens = int(n_tokens)
+        loss_sum = torch.zeros((), device=self.device)
+        micro_batches = list(_split(batch, self._micro_batch_size))
+        for number, micro_batch in enumerate(micro_batches, start=1):
+            with self._gradient_sync(now=number == len(micro_batches)):
+                loss = self.objective(self.model, micro_batch)
+                # DDP averages over ranks what is to be summed: hence the factor
+                self.manual_backward(loss.sum * (self.trainer.world_size / n_tokens))
+            loss_sum += loss.sum.detach()
+        optimizer.step()  # on the way: on_before_optimizer_step
+        optimizer.zero_grad()
+
+        (step_loss_sum,) = self._sum_over_ranks(loss_sum)
+        self._tokens += n_tokens
+        self._recent.append((step_loss_sum, n_tokens))
+        self.clock.end_step(n_tokens)
+        self._log(
+            step + 1,
+            {
+                "train/loss": step_loss_sum / n_tokens,
+                "lr": lr,
+                "grad_norm": float(self._grad_norm),
+                "tokens": self._tokens,
+                "tokens_per_second": self.clock.recent_tokens_per_second,
+                "seconds": self.clock.seconds,
+            },
+        )
+        if n_stop > 0:
+            log.info("stopping: validating and saving at step %d (Ctrl-C again leaves at once)", step + 1)
+        if n_stop > 0 or step + 1 >= self._max_steps:
+            self.trainer.should_stop = True  # Lightning validates once more, then ends
+
+    def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
+        """Measure and clip the gradient; under fp16 it may be scaled still."""
+        scale = self._gradient_scale(optimizer)
+        parameters = list(self.model.parameters())
+        limit = math.inf if self._grad_clip is None else self._grad_clip * scale
+        self._grad_norm = clip_grad_norm_(parameters, limit, foreach=True) / scale
+
+    def _gradient_scale(self, optimizer: torch.optim.Optimizer) -> float:
+        """By how much the gradients are too large: a fused optimizer unscales in its own step, after this hook."""
+        scaler = getattr(self.trainer.precision_plugin, "scaler", None)
+        if scaler is None or not getattr(optimizer, "_step_supports_amp_scaling", False):
+            return 1.0
+        return float(scaler.get_scale())
+
+    def _set_lr(self, optimizer: LightningOptimizer, step: int) -> float:
+        factor = self._schedule(step)
+        for group in optimizer.param_groups:
+            group.setdefault("initial_lr", group["lr"])
+            group["lr"] = group["initial_lr"] * factor
+        return optimizer.param_groups[0]["lr"]
+
+    def _gradient_sync(self, *, now: bool) -> AbstractContextManager:
+        """Hold DDP's all-reduce back until the last micro-batch."""
+        block = getattr(self.trainer.strategy, "block_backward_sync", nullcontext)
+        return nullcontext() if now else block()
+
+    def _sum_over_ranks(self, *values: float | Tensor) -> list[float]:
+        if self.trainer.world_size == 1:
+            return [float(value) for value in values]
+        local = torch.stack([torch.as_tensor(value, dtype=torch.float64, device=self.device) for value in values])
+        return self.trainer.strategy.reduce(local, reduce_op="sum").tolist()  # type: ignore[union-attr]
+
+    # -- validation ------------------------------------------------------------------------------------------------
+
+    def on_validation_epoch_start(self) -> None:
+        self.clock.pause()
+        self._val_loss_sum = torch.zeros((), dtype=torch.float64, device=self.device)
+        self._val_tokens = 0
+
+    def validation_step(self, batch: Batch, batch_idx: int) -> None:
+        if len(batch[0]) == 0:
+            return  # the other ranks have the rest
+        loss = self.objective(self.model, batch)
+        self._val_loss_sum += loss.sum.double()
+        self._val_tokens += loss.count
+
+    def on_validation_epoch_end(self) -> None:
+        """Perplexity is taken once, of the mean over all tokens."""
+        loss_sum, n_tokens = self._sum_over_ranks(self._val_loss_sum, self._val_tokens)
+        loss = loss_sum / n_tokens
+        metrics = {"val/loss": loss, "val/perplexity": math.exp(min(loss, 700.0))}  # exp(710) is no float any more
+        if self._val_bytes_per_token is not None:
+            metrics["val/bits_per_byte"] = loss / math.log(2) / self._val_bytes_per_token
+        self._log(self.trainer.global_step, metrics)
+        self.clock.resume()
+
+    # -- setup and state -------------------------------------------------------------------------------------------
+
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        return self._make_optimizer(self.model)
+
+    def on_train_start(self) -> None:
+        self.clock.resume()
+
+    @property
+    def recent_train_loss(self) -> float | None:
+        """Mean over the tokens of the last steps, nats per token."""
+        tokens = sum(n for _, n in self._recent)
+        return sum(loss for loss, _ in self._recent) / tokens if tokens else None
+
+    @property
+    def n_tokens(self) -> int:
+        """Tokens trained on so far, over all ranks."""
+        return self._tokens
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        checkpoint["gptlab"] = {
+            "config": self.config,
+            "tokenizer": self.tokenizer.state(),
+            "vocab_size": self.tokenizer.vocab_size,
+            "text_fingerprint": self.text_fingerprint,
+            "tokens": self._tokens,
+            "recent": [list(pair) for pair in self._recent],
+            "clock": self.clock.state(),
+            "metrics": dict(self.metrics),
+        }
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        ours = checkpoint["gptlab"]
+        self._tokens = ours["tokens"]
+        self._recent.extend((loss, tokens) for loss, tokens in ours["recent"])
+        self.clock.load(ours["clock"])
+        self.metrics.update(ours["metrics"])
+
+    def _log(self, step: int, metrics: dict[str, float]) -> None:
+        """To every logger, with the number of optimizer steps done (Lightning's own counter starts at 0)."""
+        self.metrics.update(metrics)
+        for logger in self.trainer.loggers:
+            logger.log_metrics(metrics, step=step)
+
+
+class Clock:
+    """Seconds of a run, and of its training steps alone; survives a checkpoint.
+
+    `seconds` includes validation and saving; tokens per second are those of training steps only.
+    """
+
+    def __init__(self) -> None:
+        self._before = 0.0  # seconds of the sessions before this one
+        self._began = time.perf_counter()
+        self._training_seconds = 0.0
+        self._tokens = 0
+        self._last_end: float | None = None
+        self._recent: deque[tuple[float, int]] = deque(maxlen=20)
+
+    @property
+    def seconds(self) -> float:
+        return self._before + time.perf_counter() - self._began
+
+    @property
+    def tokens_per_second(self) -> float:
+        """Mean over all training steps."""
+        return self._tokens / self._training_seconds if self._training_seconds else 0.0
+
+    @property
+    def recent_tokens_per_second(self) -> float:
+        """Mean over the last 20 steps."""
+        seconds = sum(seconds for seconds, _ in self._recent)
+        return sum(tokens for _, tokens in self._recent) / seconds if seconds else 0.0
+
+    def start_step(self) -> None:
+        if self._last_end is None:
+            self._last_end = time.perf_counter()
+
+    def end_step(self, n_tokens: int) -> None:
+        """A step lasts from the end of the one before: loading and logging count."""
+        assert self._last_end is not None
+        now = time.perf_counter()
+        self._training_seconds += now - self._last_end
+        self._tokens += n_tokens
+        self._recent.append((now - self._last_end, n_tokens))
+        self._last_end = now
+
+    def pause(self) -> None:
+        self._last_end = None
+
+    def resume(self) -> None:
+        self._last_end = time.perf_counter()
+
+    def state(self) -> dict[str, float]:
+        return {"seconds": self.seconds, "training_seconds": self._training_seconds, "tokens": self._tokens}
+
+    def load(self, state: dict[str, float]) -> None:
+        self._before = state["seconds"]
+        self._began = time.perf_counter()
+        self._training_seconds = state["training_seconds"]
+        self._tokens = int(state["tokens"])
+
+
+def _split(batch: Batch, rows: int) -> Iterator[Batch]:
+    for start in range(0, len(batch[0]), rows):
+        yield tuple(tensor[start : start + rows] for tensor in batch)
+
+
+def _step_seed(seed: int, step: int, rank: int) -> int:
+    """Mixes three small numbers into one that is far from its neighbours' (splitmix64's constants)."""
+    mixed = (seed * 0x9E3779B97F4A7C15 + step * 0xBF58476D1CE4E5B9 + rank * 0x94D049BB133111EB) % 2**64
+    mixed ^= mixed >> 31
+    return mixed % 2**63

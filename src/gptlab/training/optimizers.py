@@ -1,0 +1,36 @@
+"""Optimizer factories: model -> optimizer. A factory owns its parameter groups."""
+
+from torch import nn
+from torch.optim import AdamW
+
+
+def adamw(
+    model: nn.Module, *, lr: float, betas: tuple[float, float], eps: float, weight_decay: float
+) -> AdamW:
+    """AdamW (Loshchilov and Hutter 2019, arXiv:1711.05101) that decays matrices only.
+
+    Matrices and embeddings are what multiplies; biases and the gains of norms (fewer than two dimensions) are left
+    alone.
+
+    Args:
+        model: whose parameters are optimised.
+        lr: learning rate, before the schedule's factor.
+        betas: decay of the averages of gradient and squared gradient.
+        eps: added to the denominator.
+        weight_decay: times lr, the share that a matrix loses at each step.
+
+    Raises:
+        ValueError: a value that torch's AdamW refuses, lr < 0 for one.
+    """
+    for name, value in {"lr": lr, "weight_decay": weight_decay, "eps": eps}.items():
+        if value < 0:
+            raise ValueError(f"{name}={value} must be 0 or more")
+    if not all(0 <= beta < 1 for beta in betas):
+        raise ValueError(f"betas={list(betas)} must lie in [0, 1)")
+    parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    groups = [
+        {"params": [p for p in parameters if p.dim() >= 2], "weight_decay": weight_decay},
+        {"params": [p for p in parameters if p.dim() < 2], "weight_decay": 0.0},
+    ]
+    fused = all(parameter.device.type in ("cpu", "cuda", "mps") for parameter in parameters)
+    return AdamW(groups, lr=lr, betas=(betas[0], betas[1]), eps=eps, fused=fused)

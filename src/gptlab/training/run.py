@@ -1,0 +1,115 @@
+"""The run itself: fit, watch for signals, sum up."""
+
+import logging
+import math
+import platform
+import signal
+import traceback
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+import torch
+
+from gptlab.training.callbacks.checkpoints import Checkpoints
+from gptlab.training.callbacks.signals import StopOnSignal
+from gptlab.training.checkpoint_io import BEST, LAST
+from gptlab.training.files import write_json
+from gptlab.training.log import RunLog
+from gptlab.training.loggers import CSV, TensorBoard
+from gptlab.training.module import TrainingModule
+
+log = logging.getLogger("gptlab")
+
+EXIT_STATUS = {"finished": 0, "failed": 1}  # interrupted: 128 + the signal
+PACKAGES = ("gptlab", "torch", "lightning", "numpy", "tiktoken")
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How a run ended: summary.json, the process's exit status, and a failure in one line."""
+
+    summary: dict[str, Any]
+    exit_status: int
+    failure: str | None = None
+
+
+def run(
+    *,
+    trainer: L.Trainer,
+    module: TrainingModule,
+    data: L.LightningDataModule,
+    run_dir: Path,
+    flat_config: dict[str, Any],
+    run_log: RunLog,
+    resume_from: Path | None,
+) -> Outcome:
+    """Train to the last step, or to a signal, or to an exception; whichever it is, summary.json tells.
+
+    Ctrl-C and SIGTERM let the step that is under way finish; then the run validates and saves as at its end. A second
+    Ctrl-C leaves at once.
+    """
+    if trainer.is_global_zero:
+        write_json(run_dir / "summary.json", summarise(trainer, module, run_dir, status="running"))
+    if resume_from is None:
+        for logger in trainer.loggers:
+            if isinstance(logger, TensorBoard):
+                logger.log_config(flat_config)
+    else:
+        _purge_after(trainer, torch.load(resume_from, weights_only=True, mmap=True)["global_step"])
+    signals = StopOnSignal()
+    trainer.callbacks.insert(0, signals)  # type: ignore[attr-defined]
+    failure = None
+    try:
+        trainer.fit(module, datamodule=data, ckpt_path=resume_from, weights_only=True)
+        status = "finished" if trainer.global_step >= trainer.max_steps else "interrupted"
+    except (KeyboardInterrupt, SystemExit):  # Lightning turns a second Ctrl-C into an exit
+        status = "interrupted"
+    except Exception as error:
+        status, failure = "failed", f"{type(error).__name__}: {error}".splitlines()[0]
+        run_log.file_only(traceback.format_exc())
+    summary = summarise(trainer, module, run_dir, status=status)
+    if trainer.is_global_zero:
+        write_json(run_dir / "summary.json", summary)
+    exit_status = 128 + (signals.received or signal.SIGINT) if status == "interrupted" else EXIT_STATUS[status]
+    return Outcome(summary, exit_status, failure)
+
+
+def _purge_after(trainer: L.Trainer, step: int) -> None:
+    """Before a resume: forget what loggers hold of later steps."""
+    for logger in trainer.loggers:
+        if isinstance(logger, CSV | TensorBoard):
+            logger.resume_at(step)
+
+
+def summarise(trainer: L.Trainer, module: TrainingModule, run_dir: Path, *, status: str) -> dict[str, Any]:
+    """The content of summary.json; what is not known yet is null."""
+    checkpoints = next((c for c in trainer.callbacks if isinstance(c, Checkpoints)), None)  # type: ignore[attr-defined]
+    metrics = module.metrics
+    best, last = run_dir / "checkpoints" / BEST, run_dir / "checkpoints" / LAST
+    has_best = checkpoints is not None and math.isfinite(checkpoints.best_val_loss)
+    return {
+        "run_dir": str(run_dir),
+        "status": status,
+        "steps": trainer.global_step,
+        "tokens": module.n_tokens,
+        "seconds": round(module.clock.seconds, 3),
+        "tokens_per_second": round(module.clock.tokens_per_second, 1),
+        "parameters": sum(parameter.numel() for parameter in module.model.parameters()),
+        "train_loss": _finite(module.recent_train_loss),
+        "val_loss": _finite(metrics.get("val/loss")),
+        "val_perplexity": _finite(metrics.get("val/perplexity")),
+        "val_bits_per_byte": _finite(metrics.get("val/bits_per_byte")),
+        "best_val_loss": checkpoints.best_val_loss if checkpoints is not None and has_best else None,
+        "best_step": checkpoints.best_step if checkpoints is not None else None,
+        "best_checkpoint": str(best) if best.exists() else None,
+        "last_checkpoint": str(last) if last.exists() else None,
+        "versions": {"python": platform.python_version(), **{name: version(name) for name in PACKAGES}},
+    }
+
+
+def _finite(value: float | None) -> float | None:
+    """JSON has no nan."""
+    return value if value is not None and math.isfinite(value) else None
