@@ -270,7 +270,8 @@ def _explained(target: Callable[..., Any], key: str) -> Callable[..., Any]:
         try:
             return target(*args, **kwargs)
         except ValueError as error:
-            raise UserError(f"{key}.{error}" if key and _names_a_setting(error) else str(error)) from None
+            separator = "." if _names_a_setting(error) else ": "
+            raise UserError(f"{key}{separator if key else ''}{' '.join(str(error).split())}") from None
 
     return call
 

@@ -91,9 +91,11 @@ def newest_run(outputs: Path) -> Path:
 def read_checkpoint(path: Path) -> dict[str, Any]:
     """The content of a .ckpt file, memory-mapped; only plain data and tensors are ever unpickled."""
     try:
-        checkpoint = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+        path.open("rb").close()
     except OSError as error:
         raise UserError(f"{path} cannot be read: {error.strerror or error}") from None
+    try:
+        checkpoint = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
     except Exception:  # torch reports a broken file in many ways, and a pickle of something else in more
         raise UserError(f"{path} is truncated, damaged, or no checkpoint") from None
     if not isinstance(checkpoint, dict) or "gptlab" not in checkpoint or "state_dict" not in checkpoint:

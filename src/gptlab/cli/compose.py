@@ -61,7 +61,7 @@ def run_command(task: Callable[[DictConfig], int], *, config_name: str, argument
             raise SystemExit  # a multirun ends here too
 
     try:
-        with _argv([typed[0], *quote_free_text(arguments)]):
+        with _argv([typed[0], *_flags_first(quote_free_text(arguments))]):
             hydra.main(version_base="1.3", config_path=str(CONF), config_name=config_name)(composed)()
     except SystemExit as error:
         if not ends:  # --help, or flags that Hydra's parser refuses
@@ -90,6 +90,12 @@ def command_line(command: str, **overrides: object) -> str:
     in_checkout = script.name in ("train.py", "generate.py")
     program = ["python", str(script.with_name(f"{command}.py"))] if in_checkout else ["gptlab", command]
     return " ".join([*program, *(f"{key}={shlex.quote(str(value))}" for key, value in overrides.items())])
+
+
+def _flags_first(arguments: list[str]) -> list[str]:
+    """`a=1 -m b=2,3` too: Hydra's parser takes no override on both sides of a flag."""
+    multirun = [argument for argument in arguments if argument in ("-m", "--multirun")]
+    return [*multirun[:1], *(argument for argument in arguments if argument not in multirun)]
 
 
 @contextmanager

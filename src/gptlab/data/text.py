@@ -47,9 +47,8 @@ class TextFiles:
         empty = True
         for file in self.files:
             for piece in _read_pieces(file):
-                empty = empty and not piece.text
-                if piece.text:
-                    yield piece
+                empty = False
+                yield piece
         if empty:
             raise UserError(f"data.path={self.name}: there is no text in it")
 
@@ -96,9 +95,9 @@ def _content_digest(file: Path) -> bytes:
 
 
 def _read_pieces(file: Path) -> Iterator[Piece]:
-    """The file's text, cut at seams into pieces of some megabytes."""
+    """The file's text, cut at seams into pieces of some megabytes; none of an empty file."""
     decoder = codecs.getincrementaldecoder("utf-8")()
-    offset, carry = 0, ""
+    offset, carry, begun = 0, "", False
     for chunk in _chunks(file):
         undecoded = len(decoder.getstate()[0])  # the first bytes of a character whose rest is in this chunk
         try:
@@ -111,11 +110,13 @@ def _read_pieces(file: Path) -> Iterator[Piece]:
         cut = _last_seam(text)
         carry = text[cut:]
         if cut:
+            begun = True
             yield Piece(text[:cut], ends_document=False)
     undecoded = len(decoder.getstate()[0])
     if undecoded:
         raise _not_utf8(file, offset - undecoded)
-    yield Piece(carry, ends_document=True)
+    if carry or begun:
+        yield Piece(carry, ends_document=True)
 
 
 def _not_utf8(file: Path, offset: int) -> UserError:

@@ -1,0 +1,99 @@
+"""Fixtures that every test file shares."""
+
+import os
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+from omegaconf import OmegaConf
+
+ROOT = Path(__file__).resolve().parents[1]
+CONF = ROOT / "conf"
+TEXTS = ROOT.parent / "shared" / "data"
+"""Larger texts and GPT-2's vocabulary, where they lie beside the checkout; tests that want them skip without."""
+
+if (TEXTS / "tiktoken-cache").is_dir():
+    os.environ.setdefault("TIKTOKEN_CACHE_DIR", str(TEXTS / "tiktoken-cache"))
+
+POEM = """The fog comes
+on little cat feet.
+
+It sits looking
+over harbor and city
+on silent haunches
+and then moves on.
+"""
+
+
+def choices(group: str) -> list[str]:
+    """The names of a group's yaml files: a new variant is tested the moment it exists."""
+    return sorted(path.stem for path in (CONF / group).glob("*.yaml"))
+
+
+def conf_node(group: str, name: str) -> dict:
+    """The content of conf/<group>/<name>.yaml, as Hydra reads it; interpolations stay as they are written."""
+    return OmegaConf.to_container(OmegaConf.load(CONF / group / f"{name}.yaml"))  # type: ignore[return-value]
+
+
+def has_gpt2_vocabulary() -> bool:
+    directory = Path(os.environ.get("TIKTOKEN_CACHE_DIR", "nowhere"))
+    return (directory / "6c7ea1a7e38e3a7f062df639a5b80947f075ffe6").is_file()
+
+
+needs_gpt2_vocabulary = pytest.mark.skipif(not has_gpt2_vocabulary(), reason="GPT-2's vocabulary is not cached")
+
+
+class Result(NamedTuple):
+    """What a command did."""
+
+    status: int
+    out: str
+    err: str
+
+
+@pytest.fixture
+def workplace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty directory to stand in, with a text in it, and a token cache of one's own."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path.parent / f"{tmp_path.name}-cache"))
+    for variable in ("GPTLAB_RUN_DIR", "HYDRA_FULL_ERROR"):
+        monkeypatch.delenv(variable, raising=False)
+    (tmp_path / "poem.txt").write_text(POEM * 40, encoding="utf-8")
+    return tmp_path
+
+
+@pytest.fixture
+def gptlab(workplace: Path, capfd: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Result]:
+    """Runs a command line in this process, standing in `workplace`."""
+    from gptlab.cli import main
+
+    def run(*arguments: str) -> Result:
+        monkeypatch.setattr(sys, "argv", ["gptlab", *arguments])
+        capfd.readouterr()
+        status = main(list(arguments))
+        captured = capfd.readouterr()
+        return Result(status, captured.out, captured.err)
+
+    return run
+
+
+TINY = (
+    "data=text",
+    "data.path=poem.txt",
+    "tokenizer=char",
+    "context_length=16",
+    "batch_size=4",
+    "model.n_layers=1",
+    "model.n_heads=2",
+    "model.d_model=16",
+    "model.dropout=0",
+    "max_steps=6",
+    "validate_every=3",
+    "save_every=3",
+    "schedule.warmup_steps=2",
+    "trainer=cpu",
+    "callbacks.samples.max_new_tokens=5",
+)
+"""A run of a second."""

@@ -1,0 +1,121 @@
+import gzip
+import os
+from pathlib import Path
+
+import pytest
+from conftest import POEM, choices, conf_node
+from hydra.utils import get_class
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from gptlab.data import text as text_module
+from gptlab.data.python_docs import PythonDocs
+from gptlab.data.text import TextFiles
+from gptlab.errors import UserError
+from gptlab.tokenizer.bpe import BPETokenizer
+
+
+def read(path: Path) -> list[str]:
+    """The documents, put together from their pieces."""
+    documents, current = [], ""
+    for piece in TextFiles(path=str(path)):
+        current += piece.text
+        if piece.ends_document:
+            documents.append(current)
+            current = ""
+    assert current == ""
+    return documents
+
+
+@pytest.mark.parametrize("name", choices("data"))
+def test_a_source_reads_the_same_twice_and_has_a_fingerprint(name: str, tmp_path: Path) -> None:
+    node = conf_node("data", name)
+    (tmp_path / "a.txt").write_text(POEM)
+    settings_ = {"path": str(tmp_path)} if "path" in node else {}
+    source = get_class(node["_target_"])(**settings_)
+    assert list(source) == list(source)
+    assert list(source)[-1].ends_document
+    assert source.fingerprint() == get_class(node["_target_"])(**settings_).fingerprint()
+
+
+def test_python_docs_are_english_and_code() -> None:
+    text = "".join(piece.text for piece in PythonDocs())
+    assert 300_000 < len(text) < 2_000_000
+    assert "import" in text
+
+
+def test_directory_glob_and_gzip_are_read_in_order(tmp_path: Path) -> None:
+    (tmp_path / "b.md").write_text("two")
+    (tmp_path / "a.txt").write_text("one")
+    (tmp_path / "deeper").mkdir()
+    with gzip.open(tmp_path / "deeper" / "c.txt.gz", "wt", encoding="utf-8") as file:
+        file.write("thr\u00e9\u00e9")
+    (tmp_path / "d.csv").write_text("not text")
+    assert read(tmp_path) == ["one", "two", "thr\u00e9\u00e9"]
+    assert read(tmp_path / "*.txt") == ["one"]
+    assert read(tmp_path / "**" / "*.gz") == ["thr\u00e9\u00e9"]
+    assert read(tmp_path / "d.csv") == ["not text"]
+
+
+def test_fingerprint_knows_content_not_names(tmp_path: Path) -> None:
+    for name, content in {"a.txt": "same", "b.txt": "same", "c.txt": "other"}.items():
+        (tmp_path / name).write_text(content)
+    a, b, c = (TextFiles(path=str(tmp_path / name)).fingerprint() for name in ("a.txt", "b.txt", "c.txt"))
+    assert a == b != c
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.text(st.sampled_from("ab\u00e9\u20ac\U0001f600 \n"), max_size=300), st.integers(3, 50))
+def test_large_files_come_in_pieces_that_tokenize_as_the_whole(tmp_path_factory, content: str, chunk: int) -> None:  # noqa: ANN001
+    file = tmp_path_factory.mktemp("pieces") / "text.txt"
+    file.write_bytes(content.encode())
+    before, text_module.CHUNK_BYTES = text_module.CHUNK_BYTES, chunk
+    try:
+        pieces = list(TextFiles(path=str(file))) if content else []
+    finally:
+        text_module.CHUNK_BYTES = before
+    assert "".join(piece.text for piece in pieces) == content
+
+
+def test_pieces_are_cut_at_seams(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(text_module, "CHUNK_BYTES", 64)
+    (tmp_path / "poem.txt").write_text(POEM * 5)
+    pieces = list(TextFiles(path=str(tmp_path / "poem.txt")))
+    assert len(pieces) > 5
+    assert [piece.ends_document for piece in pieces] == [False] * (len(pieces) - 1) + [True]
+    tokenizer = BPETokenizer.train([POEM], vocab_size=300)
+    in_pieces = [id_ for piece in pieces for id_ in tokenizer.encode(piece.text)]
+    assert in_pieces == tokenizer.encode(POEM * 5)
+
+
+def test_byte_order_mark_is_no_text(tmp_path: Path) -> None:
+    (tmp_path / "bom.txt").write_text("hello", encoding="utf-8-sig")
+    assert read(tmp_path / "bom.txt") == ["hello"]
+
+
+@pytest.mark.parametrize(
+    ("content", "offset"), [(b"abc\xff", 3), (b"ok \xc3", 3), ("\u20ac".encode() * 30 + b"\x80", 90)]
+)
+def test_text_that_is_not_utf8_is_named_with_the_offset(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, content: bytes, offset: int
+) -> None:
+    monkeypatch.setattr(text_module, "CHUNK_BYTES", 16)
+    (tmp_path / "latin.txt").write_bytes(content)
+    with pytest.raises(UserError, match=rf"latin\.txt is not UTF-8: the byte at offset {offset} "):
+        list(TextFiles(path=str(tmp_path)))
+
+
+def test_truncated_gzip_is_named(tmp_path: Path) -> None:
+    (tmp_path / "cut.txt.gz").write_bytes(gzip.compress(os.urandom(1000).hex().encode())[:-20])
+    with pytest.raises(UserError, match=r"cut\.txt\.gz cannot be read"):
+        TextFiles(path=str(tmp_path)).fingerprint()
+
+
+def test_nothing_there_is_named(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"nothere\.txt: no such file"):
+        TextFiles(path=str(tmp_path / "nothere.txt"))
+    with pytest.raises(UserError, match="in this directory"):
+        TextFiles(path=str(tmp_path))
+    (tmp_path / "empty.txt").touch()
+    with pytest.raises(UserError, match="there is no text in it"):
+        list(TextFiles(path=str(tmp_path)))

@@ -1,0 +1,98 @@
+import pickle
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from gptlab.data.corpus import TokenFile
+from gptlab.data.windows import EveryTarget, WindowDataset, split
+from gptlab.errors import UserError
+from gptlab.objective.next_token import IGNORED
+
+
+def naive_windows(tokens: list[int], context_length: int, stride: int) -> list[tuple[list[int], list[int]]]:
+    """The textbook's loop."""
+    return [
+        (tokens[t : t + context_length], tokens[t + 1 : t + context_length + 1])
+        for t in range(0, len(tokens) - context_length, stride)
+    ]
+
+
+@given(st.integers(0, 60), st.integers(1, 12), st.integers(1, 15))
+def test_windows_equal_the_textbook_s(n_tokens: int, context_length: int, stride: int) -> None:
+    tokens = np.arange(n_tokens, dtype=np.uint16)
+    windows = WindowDataset(tokens, context_length=context_length, stride=stride)
+    naive = naive_windows(tokens.tolist(), context_length, stride)
+    assert len(windows) == len(naive)
+    for index, (inputs, targets) in enumerate(naive):
+        assert windows[index][0].tolist() == inputs
+        assert windows[index][1].tolist() == targets
+    if naive:
+        batch = windows.batch(np.arange(len(naive)))
+        assert batch[0].tolist() == [inputs for inputs, _ in naive]
+        assert batch[1].tolist() == [targets for _, targets in naive]
+        assert batch[0].dtype == torch.int64
+
+
+def test_a_window_is_a_view() -> None:
+    tokens = np.arange(100, dtype=np.uint16)
+    inputs, targets = WindowDataset(tokens, context_length=8, stride=1)[5]
+    assert np.shares_memory(inputs, tokens)
+    assert np.shares_memory(targets, tokens)
+
+
+def test_index_past_the_end_is_an_index_error() -> None:
+    windows = WindowDataset(np.arange(10), context_length=4, stride=2)
+    assert windows[-1][0].tolist() == windows[len(windows) - 1][0].tolist()
+    with pytest.raises(IndexError):
+        windows[len(windows)]
+    assert len(list(windows)) == len(windows)
+
+
+@given(st.integers(2, 80), st.integers(1, 20), st.integers(1, 7))
+def test_every_target_counts_exactly_once(n_tokens: int, context_length: int, rows: int) -> None:
+    if n_tokens <= context_length:
+        return
+    tokens = np.arange(n_tokens, dtype=np.uint16)
+    val = EveryTarget(tokens, context_length=context_length)
+    counted: list[int] = []
+    for start in range(0, len(val), rows):
+        inputs, targets = val.batch(np.arange(start, min(start + rows, len(val))))
+        assert inputs.shape == targets.shape
+        counts = targets != IGNORED
+        assert torch.equal(targets[counts], inputs[counts] + 1)
+        counted += targets[counts].tolist()
+    assert sorted(counted) == list(range(1, n_tokens))
+
+
+@given(st.integers(4, 400), st.integers(1, 20), st.floats(0.05, 0.9))
+def test_no_window_crosses_the_split(n_tokens: int, context_length: int, val_fraction: float) -> None:
+    tokens = np.arange(n_tokens, dtype=np.uint16)
+    try:
+        train, val = split(
+            tokens, context_length=context_length, stride=1, val_fraction=val_fraction, name="numbers"
+        )
+    except UserError as error:
+        assert "too short" in str(error)
+        return
+    border = n_tokens - len(val.tokens)
+    assert train.batch(np.arange(len(train)))[1].max() < border
+    assert val.batch(np.arange(len(val)))[0].min() >= border
+    assert len(val.tokens) == pytest.approx(n_tokens * val_fraction, abs=1)
+
+
+def test_too_short_a_text_is_told_in_numbers() -> None:
+    with pytest.raises(UserError, match="validation part has 10 of 100 tokens .* takes context_length .* = 17"):
+        split(np.arange(100), context_length=16, stride=16, val_fraction=0.1, name="a poem")
+
+
+def test_a_slice_of_a_token_file_travels_by_name(tmp_path: Path) -> None:
+    tokens = np.arange(100_000, dtype=np.uint16)
+    tokens.tofile(tmp_path / "tokens.bin")
+    mapped = TokenFile(tmp_path / "tokens.bin", dtype=np.uint16, mode="r", shape=tokens.shape)
+    pickled = pickle.dumps(mapped[70_001:])
+    assert len(pickled) < 1000
+    assert np.array_equal(pickle.loads(pickled), tokens[70_001:])

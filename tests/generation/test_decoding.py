@@ -1,0 +1,101 @@
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from gptlab.generation.decoding import generate
+from gptlab.generation.sampling import greedy, make_sampler
+from gptlab.model import GPT
+from gptlab.model.attention.fused import FusedAttention
+
+CONTEXT = 8
+VOCABULARY = 13
+
+
+@pytest.fixture(scope="module")
+def model() -> GPT:
+    torch.manual_seed(0)
+    model = GPT(
+        vocab_size=VOCABULARY,
+        context_length=CONTEXT,
+        n_layers=2,
+        n_heads=2,
+        d_model=16,
+        dropout=0.0,
+        qkv_bias=True,
+        tie_head=False,
+        attention=FusedAttention,
+    ).eval()
+    for parameter in model.parameters():  # far from uniform, so that the most likely token is clear
+        torch.nn.init.normal_(parameter, std=0.5)
+    return model
+
+
+def continued(model: GPT, prompts: list[list[int]], n: int, *, cached: bool = True) -> list[list[int]]:
+    steps = list(generate(model, prompts, max_new_tokens=n, sampler=greedy, cached=cached))
+    return [list(row) for row in zip(*steps, strict=True)]
+
+
+def naive(model: GPT, prompt: list[int], n: int) -> list[int]:
+    """One sequence, everything computed anew, the rule for a full window written out."""
+    context, new = prompt[-CONTEXT:], []
+    for _ in range(n):
+        with torch.no_grad():
+            new.append(int(model(torch.tensor([context]))[0, -1].argmax()))
+        context = [*context, new[-1]]
+        if len(context) > CONTEXT:
+            context = context[-(CONTEXT // 2) :]
+    return new
+
+
+prompts = st.lists(st.lists(st.integers(0, VOCABULARY - 1), min_size=1, max_size=12), min_size=1, max_size=4)
+
+
+@settings(max_examples=60, deadline=None)
+@given(batch=prompts, n=st.integers(1, 20))
+def test_cached_batch_equals_each_prompt_computed_naively(model: GPT, batch: list[list[int]], n: int) -> None:
+    expected = [naive(model, prompt, n) for prompt in batch]
+    assert continued(model, batch, n) == expected
+    assert continued(model, batch, n, cached=False) == expected
+
+
+def test_sampled_tokens_are_the_same_with_and_without_cache(model: GPT) -> None:
+    def draw(cached: bool) -> list[list[int]]:
+        sampler = make_sampler(
+            temperature=1.0, top_k=5, top_p=0.9, generator=torch.Generator().manual_seed(1)
+        )
+        return list(generate(model, [[1, 2], [3]], max_new_tokens=20, sampler=sampler, cached=cached))
+
+    assert draw(True) == draw(False)
+
+
+def test_inside_the_window_nothing_is_computed_twice(model: GPT, monkeypatch: pytest.MonkeyPatch) -> None:
+    widths: list[int] = []
+    forward = model.trunk.forward
+    monkeypatch.setattr(
+        model.trunk, "forward", lambda tokens, cache=None: widths.append(tokens.shape[1]) or forward(tokens, cache)
+    )
+    continued(model, [[1, 2, 3]], 9)
+    assert widths == [3, 1, 1, 1, 1, 1, 4, 1, 1]  # the prompt, to the full window of 8, then the last half of it
+
+
+def test_logits_of_prefill_then_steps_equal_one_pass(model: GPT) -> None:
+    tokens = torch.randint(VOCABULARY, (2, CONTEXT))
+    cache = model.new_cache()
+    with torch.no_grad():
+        whole = model(tokens)
+        parts = [model(tokens[:, :3], cache), *(model(tokens[:, t : t + 1], cache) for t in range(3, CONTEXT))]
+    torch.testing.assert_close(torch.cat(parts, dim=1), whole)
+
+
+def test_an_empty_prompt_is_refused(model: GPT) -> None:
+    with pytest.raises(ValueError, match="without tokens"):
+        next(generate(model, [[1], []], max_new_tokens=1, sampler=greedy))
+
+
+def test_a_context_of_one_token_goes_on(model: GPT) -> None:
+    small = GPT(
+        **{"vocab_size": 5, "context_length": 1, "n_layers": 1, "n_heads": 1, "d_model": 4, "dropout": 0.0},
+        **{"qkv_bias": True, "tie_head": True, "attention": FusedAttention},
+    ).eval()
+    assert len(continued(small, [[1, 2]], 5)[0]) == 5

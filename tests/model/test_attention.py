@@ -1,0 +1,95 @@
+"""What every attention of conf/model/attention promises."""
+
+import pytest
+import torch
+import yaml
+from conftest import CONF, choices
+from hydra.utils import get_class
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import nn
+
+from gptlab.model.cache import KVCache
+
+SIZES = {"d_model": 24, "n_heads": 3, "context_length": 12, "dropout": 0.0, "qkv_bias": True}
+
+
+def make(name: str) -> nn.Module:
+    node = yaml.safe_load((CONF / "model" / "attention" / f"{name}.yaml").read_text())
+    assert node.pop("_partial_") is True, "without it every layer could share one module"
+    torch.manual_seed(0)
+    return get_class(node.pop("_target_"))(**SIZES, **node)
+
+
+@pytest.fixture(params=choices("model/attention"))
+def attention(request: pytest.FixtureRequest) -> nn.Module:
+    return make(request.param)
+
+
+def test_the_future_does_not_leak(attention: nn.Module) -> None:
+    if not attention.causal:
+        pytest.skip("looks both ways by design")
+    x = torch.randn(2, 12, 24)
+    for position in range(12):
+        changed = x.clone()
+        changed[:, position:] = torch.randn(2, 12 - position, 24)
+        difference = (attention(x) - attention(changed)).abs().amax(dim=(0, 2))
+        assert difference[:position].sum() == 0
+        assert difference[position] > 0
+
+
+@pytest.mark.parametrize("name", choices("model/attention"))
+@settings(max_examples=30, deadline=None)
+@given(st.lists(st.integers(1, 5), min_size=1, max_size=5))
+def test_cached_equals_uncached_in_chunks_of_any_length(name: str, chunks: list[int]) -> None:
+    attention = make(name)
+    chunks = [n for n in chunks if n][:4]
+    while sum(chunks) > 12:
+        chunks.pop()
+    torch.manual_seed(1)
+    x = torch.randn(2, sum(chunks), 24)
+    cache = KVCache(n_layers=1, capacity=12)
+    outputs = []
+    for chunk in x.split(chunks, dim=1):
+        outputs.append(attention(chunk, cache=cache.layers[0]))
+        cache.advance(chunk.shape[1])
+    torch.testing.assert_close(torch.cat(outputs, dim=1), attention(x))
+
+
+def test_padding_on_the_left_changes_nothing(attention: nn.Module) -> None:
+    x = torch.randn(1, 7, 24)
+    padded = torch.cat([torch.randn(1, 3, 24), x], dim=1)
+    mask = torch.arange(10)[None] >= 3
+    torch.testing.assert_close(attention(padded, mask=mask)[:, 3:], attention(x))
+    assert attention(padded, mask=mask).isfinite().all()
+
+
+def test_gradients_reach_every_parameter(attention: nn.Module) -> None:
+    attention(torch.randn(2, 12, 24)).square().sum().backward()
+    for name, parameter in attention.named_parameters():
+        assert parameter.grad is not None, name
+        assert parameter.grad.abs().sum() > 0, name
+
+
+@pytest.mark.parametrize("name", choices("model/attention"))
+def test_variants_of_the_same_arithmetic_agree(name: str) -> None:
+    attention, plain = make(name), make("plain")
+    attention.load_state_dict(plain.state_dict())
+    x = torch.randn(2, 12, 24)
+    mask = torch.arange(12)[None] >= torch.tensor([0, 4])[:, None]
+    torch.testing.assert_close(attention(x), plain(x))
+    torch.testing.assert_close(attention(x, mask=mask), plain(x, mask=mask))
+
+
+@pytest.mark.parametrize("name", choices("model/attention"))
+def test_attention_equals_a_loop_over_heads_and_positions(name: str) -> None:
+    attention = make(name)
+    x = torch.randn(1, 5, 24)
+    q, k, v = (attention.qkv(x)[0].view(5, 3, 3, 8).unbind(1))  # (T, H, D) each
+    context = torch.zeros(5, 3, 8)
+    for head in range(3):
+        for t in range(5):
+            scores = torch.stack([q[t, head] @ k[past, head] / 8**0.5 for past in range(t + 1)])
+            weights = scores.softmax(0)
+            context[t, head] = sum(weights[past] * v[past, head] for past in range(t + 1))
+    torch.testing.assert_close(attention(x)[0], attention.out(context.view(5, 24)))

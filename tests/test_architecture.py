@@ -1,0 +1,46 @@
+"""The house stands as drawn: who may import whom, and what no command pays for."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from conftest import ROOT
+
+HEAVY = ("lightning", "matplotlib", "tensorboard", "transformers")
+
+
+def modules_after(code: str, cwd: Path = ROOT) -> set[str]:
+    script = f"import sys\n{code}\nprint('\\n'.join(sys.modules))"
+    run = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True, cwd=cwd)
+    return set(run.stdout.split())
+
+
+def test_imports_run_one_way() -> None:
+    run = subprocess.run(
+        [Path(sys.executable).with_name("lint-imports"), "--no-cache"], capture_output=True, text=True, cwd=ROOT, check=False
+    )
+    assert run.returncode == 0, run.stdout
+
+
+def test_importing_gptlab_imports_nothing() -> None:
+    assert not {"torch", "hydra", "numpy"} & modules_after("import gptlab")
+
+
+@pytest.mark.parametrize(
+    "code",
+    [
+        "import gptlab.cli.generate",
+        "import gptlab; gptlab.load",
+        "import gptlab.cli.train",
+        "import gptlab.model, gptlab.generation.decoding, gptlab.objective.next_token",
+    ],
+)
+def test_nobody_pays_for_lightning_before_training_starts(code: str) -> None:
+    loaded = modules_after(code)
+    assert not set(HEAVY) & loaded
+
+
+def test_there_is_no_utils() -> None:
+    names = {path.stem for path in (ROOT / "src").rglob("*")}
+    assert not {"utils", "util", "helpers", "common", "misc"} & names

@@ -1,0 +1,136 @@
+"""What a user can do wrong: one sentence, status 2, no traceback, nothing left behind."""
+
+import gzip
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from conftest import ROOT, TINY, Result
+
+Command = Callable[..., Result]
+
+CASES = {
+    # the command line, and words that the sentence must have
+    "unknown key": (["train", "n_layer=3"], ["n_layer", "model.n_layers"]),
+    "unknown key in a group": (["train", "model.n_layer=3"], ["model.n_layer is not a setting", "model.n_layers"]),
+    "unknown added key": (["train", "+model.depth=3"], ["model.depth is not a setting of GPT"]),
+    "unknown group": (["train", "modle=gpt2"], ["modle is not a setting", "did you mean model"]),
+    "unknown choice": (["train", "model=gpt3"], ["model=gpt3 is not one of the choices", "did you mean gpt2"]),
+    "unknown nested choice": (["train", "model/attention=fussed"], ["model/attention=fussed", "did you mean fused"]),
+    "unknown experiment": (["train", "experiment=shakespear"], ["did you mean shakespeare_char"]),
+    "a root setting in the trainer": (["train", "trainer.max_steps=3"], ["trainer.max_steps", "max_steps=<value>"]),
+    "our setting pushed into the trainer": (["train", "+trainer.max_steps=3"], ["trainer.max_steps", "root"]),
+    "no override": (["train", "foo"], ["'foo'", "key=value"]),
+    "unreadable override": (["train", "seed=[1,"], ["seed=[1,"]),
+    "wrong type": (["train", "model.n_layers=abc"], ["model.n_layers=abc must be a whole number"]),
+    "wrong type of a list": (["train", "optimizer.betas=[0.9]"], ["optimizer.betas", "list"]),
+    "wrong type at the root": (["train", "max_steps=many"], ["max_steps=many must be a whole number"]),
+    "fraction for a whole number": (["train", "batch_size=2.5"], ["batch_size=2.5 must be a whole number"]),
+    "null where a value is needed": (["train", "seed=null"], ["seed=null must be a whole number"]),
+    "heads do not divide": (["train", "model.n_heads=5"], ["d_model=192 is not divisible by n_heads=5"]),
+    "no steps": (["train", "max_steps=0"], ["max_steps=0 must be at least 1"]),
+    "dropout of one": (["train", "model.dropout=1"], ["model.dropout=1", "[0, 1)"]),
+    "negative lr": (["train", "optimizer.lr=-1"], ["optimizer.lr=-1"]),
+    "warm-up longer than the run": (["train", "max_steps=10", "schedule.warmup_steps=50"], ["schedule.warmup_steps=50"]),
+    "vocabulary below the bytes": (["train", "tokenizer.vocab_size=100"], ["tokenizer.vocab_size=100", "257"]),
+    "batch does not divide": (
+        ["train", "batch_size=10", "micro_batch_size=4"],
+        ["batch_size=10 is not divisible by micro_batch_size=4"],
+    ),
+    "devices do not divide": (
+        ["train", "batch_size=3", "trainer=ddp", "trainer.accelerator=cpu", "trainer.devices=2"],
+        ["batch_size=3 is not divisible by the 2 devices"],
+    ),
+    "precision that a cpu lacks": (["train", "trainer=cpu", "trainer.precision=16-mixed"], ["precision=16-mixed", "cpu"]),
+    "accelerator that is none": (["train", "trainer.accelerator=tpu"], ["trainer.accelerator=tpu must be"]),
+    "strategy that is none": (["train", "trainer=cpu", "trainer.strategy=magic"], ["trainer", "magic"]),
+    "bad setting of a callback": (["train", "callbacks.samples.temperature=-1"], ["callbacks.samples.temperature=-1"]),
+    "missing path": (["train", "data=text"], ["data.path is missing", "data.path=<value>"]),
+    "no such text": (["train", "data=text", "data.path=nowhere.txt"], ["data.path=nowhere.txt", "no such file"]),
+    "empty text": (["train", "data=text", "data.path=empty.txt"], ["data.path=empty.txt", "no text"]),
+    "empty directory": (["train", "data=text", "data.path=folder"], ["data.path=folder", ".txt"]),
+    "text that is not UTF-8": (["train", "data=text", "data.path=latin.txt"], ["latin.txt is not UTF-8", "offset 3"]),
+    "text shorter than a window": (
+        ["train", "data=text", "data.path=short.txt", "tokenizer=char"],
+        ["short.txt is too short", "context_length + 1 = 129"],
+    ),
+    "broken gzip": (["train", "data=text", "data.path=broken.txt.gz"], ["broken.txt.gz cannot be read"]),
+    "val_fraction of everything": (["train", "data.val_fraction=1"], ["data.val_fraction=1"]),
+    "stride of nothing": (["train", "data.stride=0"], ["data.stride=0"]),
+    "output that cannot be written": (["train", *TINY, "run_dir=poem.txt/run"], ["run_dir=poem.txt/run cannot be written"]),
+    "cache that cannot be written": (["train", "data.cache_dir=poem.txt/cache"], ["poem.txt/cache", "data.cache_dir="]),
+    "resume of nothing": (["train", "resume=nowhere"], ["nowhere is no run directory"]),
+    "no run yet": (["generate", "prompt=a"], ["no run under outputs"]),
+    "no such checkpoint": (["generate", "prompt=a", "checkpoint=nowhere.ckpt"], ["nowhere.ckpt"]),
+    "directory without checkpoint": (["generate", "prompt=a", "checkpoint=folder"], ["folder holds no checkpoint"]),
+    "text as a checkpoint": (["generate", "prompt=a", "checkpoint=poem.txt"], ["poem.txt is truncated, damaged, or no"]),
+    "empty file as a checkpoint": (["generate", "prompt=a", "checkpoint=empty.txt"], ["empty.txt is truncated"]),
+    "foreign checkpoint": (["generate", "prompt=a", "checkpoint=foreign.pt"], ["foreign.pt", "no checkpoint of gptlab"]),
+    "malicious checkpoint": (["generate", "prompt=a", "checkpoint=malicious.pt"], ["malicious.pt"]),
+    "malicious config in a checkpoint": (["generate", "prompt=a", "checkpoint=target.pt"], ["os.system", "no model"]),
+    "negative temperature": (["generate", "prompt=a", "temperature=-0.5"], ["temperature=-0.5 must be 0"]),
+    "top_p of nothing": (["generate", "prompt=a", "top_p=0"], ["top_p=0 must lie in (0, 1]"]),
+    "top_p above one": (["generate", "prompt=a", "top_p=1.5"], ["top_p=1.5 must lie in (0, 1]"]),
+    "top_k of nothing": (["generate", "prompt=a", "top_k=0"], ["top_k=0 must be at least 1"]),
+    "unknown setting of generate": (["generate", "promt=a"], ["promt is not a setting", "did you mean prompt"]),
+    "unknown command": (["trian"], ["trian is not a command", "did you mean train"]),
+}
+
+
+class Malicious:
+    """Runs a program where it is unpickled."""
+
+    def __reduce__(self) -> tuple:
+        return os.system, ("touch executed",)
+
+
+@pytest.fixture
+def bad_files(workplace: Path) -> Path:
+    (workplace / "empty.txt").touch()
+    (workplace / "folder").mkdir()
+    (workplace / "latin.txt").write_bytes(b"caf\xe9 au lait " * 100)
+    (workplace / "short.txt").write_text("too short")
+    (workplace / "broken.txt.gz").write_bytes(gzip.compress(b"words " * 1000)[:-10])
+    torch.save({"weights": torch.zeros(2)}, workplace / "foreign.pt")
+    torch.save(Malicious(), workplace / "malicious.pt")
+    ours = {"config": {"model": {"_target_": "os.system", "command": "touch executed"}, "tokenizer": {}}}
+    torch.save({"gptlab": {**ours, "tokenizer": {}, "vocab_size": 3}, "state_dict": {}}, workplace / "target.pt")
+    return workplace
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_one_sentence_status_2_nothing_left_behind(gptlab: Command, bad_files: Path, case: str) -> None:
+    arguments, words = CASES[case]
+    before = {path for path in bad_files.rglob("*")}
+    result = gptlab(*arguments)
+    assert result.status == 2, result
+    assert result.err.startswith("error: ")
+    assert result.err.count("\n") == 1, result.err
+    assert "Traceback" not in result.out + result.err
+    for word in words:
+        assert word in result.err
+    assert {path for path in bad_files.rglob("*")} == before
+
+
+def test_a_truncated_checkpoint_is_named(gptlab: Command, workplace: Path) -> None:
+    gptlab("train", *TINY, "run_dir=run")
+    best = workplace / "run" / "checkpoints" / "best.ckpt"
+    best.write_bytes(best.read_bytes()[:-1000])
+    result = gptlab("generate", "prompt=a", "checkpoint=run")
+    assert result.status == 2
+    assert "best.ckpt is truncated, damaged, or no checkpoint" in result.err
+
+
+def test_a_real_process_exits_with_status_2_and_one_line(workplace: Path) -> None:
+    for script, argument in (("train.py", "model.n_layer=2"), ("generate.py", "top_k=0")):
+        process = subprocess.run(
+            [sys.executable, str(ROOT / script), argument], cwd=workplace, capture_output=True, text=True, check=False
+        )
+        assert process.returncode == 2
+        assert process.stdout == ""
+        assert process.stderr.count("\n") == 1
+    assert [path.name for path in workplace.iterdir()] == ["poem.txt"]

@@ -1,0 +1,99 @@
+"""Every yaml composes, resolves, and fits the signature of what it names."""
+
+import inspect
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from conftest import CONF, choices
+from hydra import compose, initialize_config_dir
+from hydra.utils import get_object
+
+from gptlab import build
+
+GROUPS = sorted(str(path.relative_to(CONF)) for path in CONF.rglob("*") if path.is_dir())
+CHOICES = [(group, name) for group in GROUPS for name in choices(group)]
+
+
+def composed(*overrides: str) -> build.Config:
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        needs_path = any(override in ("data=text", *EXPERIMENTS) for override in overrides)
+        path = ["data.path=somewhere.txt"] if needs_path else []
+        return build.resolve(compose("train", overrides=[*overrides, *path, "run_dir=somewhere"]))
+
+
+EXPERIMENTS = [f"experiment={name}" for name in choices("experiment")]
+
+
+def targets(node: Any, key: str = "") -> Iterator[tuple[str, dict]]:
+    if isinstance(node, dict):
+        if "_target_" in node:
+            yield key, node
+        for name, value in node.items():
+            yield from targets(value, f"{key}.{name}" if key else name)
+
+
+@pytest.mark.parametrize(("group", "name"), CHOICES, ids=[f"{group}={name}" for group, name in CHOICES])
+def test_every_choice_composes_and_binds(group: str, name: str) -> None:
+    config = composed(f"{group}={name}")
+    for key, node in targets(config):
+        target = get_object(node["_target_"])
+        arguments = {name: value for name, value in node.items() if not name.startswith("_")}
+        if key == "tokenizer":
+            inspect.signature(target.train).bind([], **arguments)
+        elif key == "data":
+            shared = set(build.DataSettings.__annotations__)
+            inspect.signature(target).bind(**{k: v for k, v in arguments.items() if k not in shared})
+            assert shared <= set(arguments)
+        else:
+            inspect.signature(target).bind_partial(**arguments)
+
+
+@pytest.mark.parametrize("name", choices("experiment"))
+def test_every_experiment_builds(name: str) -> None:
+    config = composed(f"experiment={name}")
+    settings = build.settings(config)
+    with torch.device("meta"):
+        model = build.model(config, 50257)
+        assert build.optimizer(config)(model).param_groups
+    assert 0 <= build.schedule(config)(settings.max_steps) <= 1
+    assert build.objective(config).metrics == ()
+
+
+def test_the_verdict_s_model_is_the_textbook_s() -> None:
+    with torch.device("meta"):
+        model = build.model(composed("experiment=verdict"), 50257)
+    assert sum(parameter.numel() for parameter in model.parameters()) == 162_419_712  # its chapter 5, without qkv bias
+
+
+@pytest.mark.parametrize("name", choices("experiment"))
+def test_every_experiment_says_what_it_shows_and_how_long_it_takes(name: str) -> None:
+    lines = (CONF / "experiment" / f"{name}.yaml").read_text().splitlines()
+    comment = [line for line in lines[1:] if line.startswith("#")]
+    assert lines[0] == "# @package _global_"
+    assert len(comment) >= 3
+    assert any("python train.py experiment=" in line for line in comment)
+
+
+def test_an_override_beats_an_experiment_and_that_beats_the_defaults() -> None:
+    assert composed()["context_length"] == 128
+    assert composed("experiment=verdict")["context_length"] == 256
+    assert composed("experiment=verdict", "context_length=32")["context_length"] == 32
+    assert composed("experiment=verdict", "context_length=32")["model"]["context_length"] == 32
+
+
+def test_groups_interpolate_root_scalars_only() -> None:
+    import re
+
+    roots = set(composed()) - {group.partition("/")[0] for group in GROUPS}
+    for path in CONF.rglob("*.yaml"):
+        if path.parent != CONF:
+            for name in re.findall(r"\$\{([^}]+)\}", path.read_text()):
+                assert name in roots, f"{path}: {name}"
+
+
+def test_every_yaml_begins_with_what_it_is() -> None:
+    for path in Path(CONF).rglob("*.yaml"):
+        assert path.read_text().startswith("# "), path

@@ -1,0 +1,86 @@
+"""`gptlab generate`, end to end."""
+
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from conftest import ROOT, TINY, Result
+
+Command = Callable[..., Result]
+
+
+@pytest.fixture
+def trained(gptlab: Command) -> Command:
+    assert gptlab("train", *TINY, "run_dir=outputs/default/run").status == 0
+    return gptlab
+
+
+def test_the_newest_run_continues_the_prompt(trained: Command) -> None:
+    result = trained("generate", "prompt=The fog", "max_new_tokens=20")
+    assert result.status == 0, result.err
+    assert result.out.startswith("The fog")
+    assert len(result.out) == len("The fog") + 20 + 1
+
+
+def test_a_directory_and_a_file_name_a_checkpoint(trained: Command, workplace: Path) -> None:
+    texts = {
+        trained("generate", "prompt=The", f"checkpoint={source}", "greedy=true").out
+        for source in ("outputs/default/run", workplace / "outputs/default/run/checkpoints/best.ckpt")
+    }
+    assert len(texts) == 1
+
+
+def test_zero_temperature_is_greedy_and_a_seed_decides_the_rest(trained: Command) -> None:
+    def text(*changes: str) -> str:
+        return trained("generate", "prompt=The", "max_new_tokens=30", *changes).out
+
+    assert text("temperature=0") == text("greedy=true") == text("temperature=0", "seed=5")
+    assert text("seed=1", "temperature=2") == text("seed=1", "temperature=2") != text("seed=2", "temperature=2")
+
+
+def test_several_samples_and_several_prompts(trained: Command) -> None:
+    result = trained("generate", "prompt=The", "prompt=silent haunches", "num_samples=2", "max_new_tokens=5")
+    assert result.status == 0, result.err
+    assert result.out.count("\nThe") == 2
+    assert result.out.count("\nsilent haunches") == 2
+    assert "--- 4 of 4 ---" in result.out
+
+
+def test_a_stop_string_ends_the_text(trained: Command) -> None:
+    whole = trained("generate", "prompt=The", "max_new_tokens=60", "temperature=2").out.rstrip("\n")
+    stop = whole[20:22]
+    stopped = trained("generate", "prompt=The", "max_new_tokens=60", "temperature=2", f"stop={stop}").out
+    assert stopped == whole[: whole.index(stop, 3)] + "\n"
+
+
+def test_a_long_prompt_keeps_its_end_and_says_so_once(trained: Command) -> None:
+    prompt = "little cat feet " * 10
+    result = trained("generate", f"prompt={prompt}", "max_new_tokens=40")
+    assert result.status == 0
+    assert result.err.count("the model sees the last 16") == 1
+    assert result.out.startswith(prompt)
+
+
+def test_an_unknown_character_is_one_sentence(trained: Command) -> None:
+    result = trained("generate", "prompt=Q\u00dc")
+    assert result.status == 2
+    assert result.err.count("\n") == 1
+    assert "the character 'Q' is not in the vocabulary" in result.err
+
+
+def test_an_empty_prompt_needs_a_token_to_begin_with(trained: Command) -> None:
+    result = trained("generate", "prompt=")
+    assert result.status == 2
+    assert "the prompt is empty" in result.err
+
+
+def test_from_a_fresh_process_without_lightning_and_soon(trained: Command, workplace: Path) -> None:
+    command = [sys.executable, "-X", "importtime", str(ROOT / "generate.py"), "prompt=The", "max_new_tokens=5"]
+    began = time.monotonic()
+    process = subprocess.run(command, cwd=workplace, capture_output=True, text=True, check=True)
+    assert time.monotonic() - began < 60
+    assert process.stdout.startswith("The")
+    assert "lightning" not in process.stderr

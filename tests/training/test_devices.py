@@ -1,0 +1,60 @@
+import pytest
+import torch
+
+from gptlab.errors import UserError
+from gptlab.training.devices import resolve, rows_per_micro_batch
+
+CPU = {"accelerator": "cpu", "devices": 1, "num_nodes": 1, "precision": None}
+
+
+def test_the_safe_precision_of_a_cpu_is_fp32() -> None:
+    assert resolve(**CPU).precision == "32-true"
+
+
+@pytest.mark.parametrize(("short", "name"), [("bf16", "bf16-mixed"), (32, "32-true"), ("64", "64-true")])
+def test_short_names_of_precisions(short: str | int, name: str) -> None:
+    assert resolve(**{**CPU, "precision": short}).precision == name
+
+
+def test_ranks_are_devices_times_nodes() -> None:
+    assert resolve(**{**CPU, "devices": 2, "num_nodes": 3}).n_ranks == 6
+    assert resolve(**{**CPU, "devices": "auto"}).n_ranks == 1
+    assert resolve(**{**CPU, "devices": [0, 1]}).n_ranks == 2
+
+
+def test_cuda_takes_bf16_where_the_hardware_has_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 4)
+    for has_bf16, precision in ((True, "bf16-mixed"), (False, "32-true")):
+        monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda has=has_bf16, **_: has)
+        hardware = resolve(**{**CPU, "accelerator": "auto", "devices": "auto"})
+        assert (hardware.accelerator, hardware.n_ranks, hardware.precision) == ("cuda", 4, precision)
+    with pytest.raises(UserError, match="precision=bf16-mixed is not possible on cuda"):
+        resolve(**{**CPU, "accelerator": "gpu", "precision": "bf16-mixed"})
+    with pytest.raises(UserError, match="devices=5: this machine has 4"):
+        resolve(**{**CPU, "accelerator": "gpu", "devices": 5})
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"accelerator": "tpu"}, "trainer.accelerator=tpu must be auto, cpu"),
+        ({"precision": "16-mixed"}, "trainer.precision=16-mixed is not possible on cpu"),
+        ({"precision": "fp8"}, "trainer.precision=fp8 is not possible"),
+        ({"devices": 0}, "trainer.devices=0 must be auto, a number from 1"),
+        ({"devices": "two"}, "trainer.devices=two must be"),
+        ({"num_nodes": 0}, "trainer.num_nodes=0"),
+    ],
+)
+def test_what_this_machine_lacks_is_refused(changes: dict, message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        resolve(**{**CPU, **changes})
+
+
+def test_micro_batches_divide_the_share_of_a_device() -> None:
+    assert rows_per_micro_batch(batch_size=12, micro_batch_size=None, n_ranks=2) == 6
+    assert rows_per_micro_batch(batch_size=12, micro_batch_size=3, n_ranks=2) == 3
+    with pytest.raises(UserError, match="batch_size=12 is not divisible by the 5 devices"):
+        rows_per_micro_batch(batch_size=12, micro_batch_size=None, n_ranks=5)
+    with pytest.raises(UserError, match="batch_size=12 / 2 devices = 6 is not divisible by micro_batch_size=4"):
+        rows_per_micro_batch(batch_size=12, micro_batch_size=4, n_ranks=2)

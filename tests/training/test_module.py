@@ -1,0 +1,155 @@
+"""One Lightning batch is one optimizer step, exact however it is cut."""
+
+import math
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from lightning.pytorch.plugins import MixedPrecision
+
+from gptlab.data.module import WindowDataModule
+from gptlab.data.windows import split
+from gptlab.model import GPT
+from gptlab.model.attention.fused import FusedAttention
+from gptlab.objective.next_token import NextToken
+from gptlab.tokenizer.char import CharTokenizer
+from gptlab.training.log import quiet_lightning
+from gptlab.training.loggers import CSV, read_metrics
+from gptlab.training.module import TrainingModule
+from gptlab.training.optimizers import adamw
+
+CONTEXT, BATCH, STEPS = 8, 6, 5
+TOKENS = np.random.default_rng(0).integers(0, 20, 1003).astype(np.uint16)
+
+
+def train(
+    directory: Path,
+    *,
+    rows: int = BATCH,
+    dropout: float = 0.0,
+    grad_clip: float | None = 0.1,
+    steps: int = STEPS,
+    seed: int = 0,
+    plugins: list[Any] | None = None,
+) -> tuple[TrainingModule, dict[str, list[float]]]:
+    quiet_lightning()
+    torch.manual_seed(0)
+    model = GPT(
+        vocab_size=20,
+        context_length=CONTEXT,
+        n_layers=2,
+        n_heads=2,
+        d_model=16,
+        dropout=dropout,
+        qkv_bias=True,
+        tie_head=True,
+        attention=FusedAttention,
+    )
+    train_windows, val_windows = split(
+        TOKENS, context_length=CONTEXT, stride=CONTEXT, val_fraction=0.1, name="numbers"
+    )
+    module = TrainingModule(
+        model=model,
+        objective=NextToken(),
+        optimizer=lambda model: adamw(model, lr=1e-2, betas=(0.9, 0.99), eps=1e-8, weight_decay=0.1),
+        schedule=lambda step: 1.0,
+        tokenizer=CharTokenizer(characters="abcdefghijklmnopqrst"),
+        config={},
+        text_fingerprint="",
+        seed=seed,
+        micro_batch_size=rows,
+        max_steps=steps,
+        grad_clip=grad_clip,
+        val_bytes_per_token=1.0,
+    )
+    data = WindowDataModule(
+        **{"train": train_windows, "val": val_windows, "batch_size": BATCH, "micro_batch_size": rows},
+        **{"n_steps": steps, "seed": seed, "num_workers": 0},
+    )
+    directory.mkdir(parents=True, exist_ok=True)
+    trainer = L.Trainer(
+        **{"accelerator": "cpu", "max_steps": steps, "max_epochs": -1, "val_check_interval": 2},
+        **{"check_val_every_n_epoch": None, "num_sanity_val_steps": 0, "enable_progress_bar": False},
+        **{"enable_model_summary": False, "enable_checkpointing": False, "plugins": plugins},
+        logger=CSV(save_dir=str(directory)),
+        default_root_dir=str(directory),
+    )
+    trainer.fit(module, datamodule=data)
+    return module, read_metrics(directory / "metrics.csv")
+
+
+def weights(module: TrainingModule) -> torch.Tensor:
+    return torch.cat([parameter.detach().flatten() for parameter in module.model.parameters()])
+
+
+@pytest.mark.parametrize("rows", [1, 2, 3])
+def test_micro_batches_change_nothing(tmp_path: Path, rows: int) -> None:
+    whole, metrics = train(tmp_path / "whole")
+    cut, cut_metrics = train(tmp_path / "cut", rows=rows)
+    torch.testing.assert_close(weights(cut), weights(whole), rtol=1e-4, atol=1e-4)
+    np.testing.assert_allclose(cut_metrics["train/loss"], metrics["train/loss"], rtol=1e-5)
+    np.testing.assert_allclose(cut_metrics["grad_norm"], metrics["grad_norm"], rtol=1e-4)
+
+
+def test_a_step_is_a_step_in_every_row(tmp_path: Path) -> None:
+    _, metrics = train(tmp_path, rows=2)
+    assert metrics["step"] == [1, 2, 3, 4, 5]
+    assert metrics["tokens"] == [BATCH * CONTEXT * step for step in range(1, 6)]
+    validated = [step for step, loss in zip(metrics["step"], metrics["val/loss"], strict=True) if loss == loss]
+    assert validated == [2, 4, 5], "every second, and the last"
+
+
+def test_validation_is_the_mean_over_every_token_of_unequal_batches(tmp_path: Path) -> None:
+    module, metrics = train(tmp_path, rows=3)
+    n_train = int(len(TOKENS) * 0.9)
+    val = torch.tensor(TOKENS[n_train:].astype(np.int64))
+    assert (len(val) - 1) % (3 * CONTEXT) != 0, "the last batch is to be a smaller one"
+    losses: list[float] = []
+    model = module.model.eval()
+    for start in range(0, len(val) - 1, CONTEXT):
+        targets = val[start + 1 : start + 1 + CONTEXT]
+        first = min(start, len(val) - 1 - CONTEXT)  # the last window is moved back, so that it is full
+        with torch.no_grad():
+            logits = model(val[None, first : first + CONTEXT])[0, -len(targets) :]
+        losses += F.cross_entropy(logits, targets, reduction="none").tolist()
+    assert len(losses) == len(val) - 1
+    mean = sum(losses) / len(losses)
+    assert metrics["val/loss"][-1] == pytest.approx(mean, rel=1e-5)
+    assert metrics["val/perplexity"][-1] == pytest.approx(math.exp(mean), rel=1e-5)
+    assert metrics["val/bits_per_byte"][-1] == pytest.approx(mean / math.log(2), rel=1e-5)
+
+
+def test_train_loss_of_the_summary_is_the_mean_over_recent_tokens(tmp_path: Path) -> None:
+    module, metrics = train(tmp_path)
+    assert module.recent_train_loss == pytest.approx(np.mean(metrics["train/loss"]), rel=1e-5)
+
+
+def test_clipping_bounds_the_step(tmp_path: Path) -> None:
+    _, metrics = train(tmp_path / "clipped", grad_clip=0.1, steps=1)
+    _, free_metrics = train(tmp_path / "free", grad_clip=None, steps=1)
+    assert metrics["grad_norm"][0] == pytest.approx(free_metrics["grad_norm"][0], rel=1e-5)
+    assert metrics["grad_norm"][0] > 0.1, "the norm from before the clipping is logged"
+
+
+def test_fp16_clips_the_unscaled_gradient(tmp_path: Path) -> None:
+    """A fused optimizer unscales inside its own step: the clip before it must know the scale."""
+    scaler = torch.amp.GradScaler("cpu", init_scale=1024.0)
+    half, metrics = train(
+        tmp_path / "half", plugins=[MixedPrecision("16-mixed", "cpu", scaler=scaler)], grad_clip=0.1
+    )
+    single, expected = train(tmp_path / "single", grad_clip=0.1)
+    np.testing.assert_allclose(metrics["grad_norm"], expected["grad_norm"], rtol=0.02)
+    assert (weights(half) - weights(single)).norm() < 0.05 * weights(single).norm()
+
+
+def test_dropout_of_a_step_depends_on_seed_and_step_alone(tmp_path: Path) -> None:
+    first, _ = train(tmp_path / "first", dropout=0.3)
+    torch.rand(17)
+    again, _ = train(tmp_path / "again", dropout=0.3)
+    assert torch.equal(weights(first), weights(again))
+    other, _ = train(tmp_path / "other", dropout=0.3, seed=1)
+    assert not torch.equal(weights(first), weights(other))

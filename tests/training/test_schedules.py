@@ -1,0 +1,41 @@
+import pytest
+from conftest import choices, conf_node
+
+from gptlab import build
+from gptlab.training.schedules import constant, cosine
+
+TOTAL = 100
+
+
+@pytest.mark.parametrize("name", choices("schedule"))
+def test_every_schedule_starts_small_or_full_and_stays_within_one(name: str) -> None:
+    node = conf_node("schedule", name)
+    node = {key: TOTAL if value == "${max_steps}" else value for key, value in node.items()}
+    schedule = build.schedule({"schedule": node})
+    factors = [schedule(step) for step in range(TOTAL + 20)]
+    assert all(0 <= factor <= 1 for factor in factors)
+    assert factors[0] > 0
+    assert max(factors) == pytest.approx(1.0)
+
+
+def test_cosine_at_its_corners() -> None:
+    def at(step: int) -> float:
+        return cosine(step, total_steps=TOTAL, warmup_steps=10, floor=0.1)
+
+    assert at(0) == pytest.approx(1 / 11)
+    assert at(9) == pytest.approx(10 / 11)
+    assert at(10) == 1.0
+    assert at(55) == pytest.approx(0.55)
+    assert at(100) == at(1000) == 0.1
+    assert all(at(step) >= at(step + 1) for step in range(10, 100))
+
+
+def test_constant_at_its_corners() -> None:
+    assert [constant(step, warmup_steps=3) for step in range(5)] == [0.25, 0.5, 0.75, 1.0, 1.0]
+    assert constant(0, warmup_steps=0) == 1.0
+
+
+@pytest.mark.parametrize("changes", [{"floor": 1.5}, {"warmup_steps": 101}, {"warmup_steps": -1}])
+def test_impossible_shapes_are_refused(changes: dict) -> None:
+    with pytest.raises(ValueError, match=next(iter(changes))):
+        cosine(0, **{"total_steps": TOTAL, "warmup_steps": 10, "floor": 0.1, **changes})
