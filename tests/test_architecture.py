@@ -5,6 +5,7 @@ import sys
 from pathlib import Path
 
 import pytest
+
 from conftest import ROOT
 
 HEAVY = ("lightning", "matplotlib", "tensorboard", "transformers")
@@ -18,7 +19,11 @@ def modules_after(code: str, cwd: Path = ROOT) -> set[str]:
 
 def test_imports_run_one_way() -> None:
     run = subprocess.run(
-        [Path(sys.executable).with_name("lint-imports"), "--no-cache"], capture_output=True, text=True, cwd=ROOT, check=False
+        [Path(sys.executable).with_name("lint-imports"), "--no-cache"],
+        capture_output=True,
+        text=True,
+        cwd=ROOT,
+        check=False,
     )
     assert run.returncode == 0, run.stdout
 

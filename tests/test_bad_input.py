@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
+
 from conftest import ROOT, TINY, Result
 
 Command = Callable[..., Result]
@@ -16,13 +17,25 @@ Command = Callable[..., Result]
 CASES = {
     # the command line, and words that the sentence must have
     "unknown key": (["train", "n_layer=3"], ["n_layer", "model.n_layers"]),
-    "unknown key in a group": (["train", "model.n_layer=3"], ["model.n_layer is not a setting", "model.n_layers"]),
+    "unknown key in a group": (
+        ["train", "model.n_layer=3"],
+        ["model.n_layer is not a setting", "model.n_layers"],
+    ),
     "unknown added key": (["train", "+model.depth=3"], ["model.depth is not a setting of GPT"]),
     "unknown group": (["train", "modle=gpt2"], ["modle is not a setting", "did you mean model"]),
-    "unknown choice": (["train", "model=gpt3"], ["model=gpt3 is not one of the choices", "did you mean gpt2"]),
-    "unknown nested choice": (["train", "model/attention=fussed"], ["model/attention=fussed", "did you mean fused"]),
+    "unknown choice": (
+        ["train", "model=gpt3"],
+        ["model=gpt3 is not one of the choices", "did you mean gpt2"],
+    ),
+    "unknown nested choice": (
+        ["train", "model/attention=fussed"],
+        ["model/attention=fussed", "did you mean fused"],
+    ),
     "unknown experiment": (["train", "experiment=shakespear"], ["did you mean shakespeare_char"]),
-    "a root setting in the trainer": (["train", "trainer.max_steps=3"], ["trainer.max_steps", "max_steps=<value>"]),
+    "a root setting in the trainer": (
+        ["train", "trainer.max_steps=3"],
+        ["trainer.max_steps", "max_steps=<value>"],
+    ),
     "our setting pushed into the trainer": (["train", "+trainer.max_steps=3"], ["trainer.max_steps", "root"]),
     "no override": (["train", "foo"], ["'foo'", "key=value"]),
     "unreadable override": (["train", "seed=[1,"], ["seed=[1,"]),
@@ -35,8 +48,14 @@ CASES = {
     "no steps": (["train", "max_steps=0"], ["max_steps=0 must be at least 1"]),
     "dropout of one": (["train", "model.dropout=1"], ["model.dropout=1", "[0, 1)"]),
     "negative lr": (["train", "optimizer.lr=-1"], ["optimizer.lr=-1"]),
-    "warm-up longer than the run": (["train", "max_steps=10", "schedule.warmup_steps=50"], ["schedule.warmup_steps=50"]),
-    "vocabulary below the bytes": (["train", "tokenizer.vocab_size=100"], ["tokenizer.vocab_size=100", "257"]),
+    "warm-up longer than the run": (
+        ["train", "max_steps=10", "schedule.warmup_steps=50"],
+        ["schedule.warmup_steps=50"],
+    ),
+    "vocabulary below the bytes": (
+        ["train", "tokenizer.vocab_size=100"],
+        ["tokenizer.vocab_size=100", "257"],
+    ),
     "batch does not divide": (
         ["train", "batch_size=10", "micro_batch_size=4"],
         ["batch_size=10 is not divisible by micro_batch_size=4"],
@@ -45,15 +64,27 @@ CASES = {
         ["train", "batch_size=3", "trainer=ddp", "trainer.accelerator=cpu", "trainer.devices=2"],
         ["batch_size=3 is not divisible by the 2 devices"],
     ),
-    "precision that a cpu lacks": (["train", "trainer=cpu", "trainer.precision=16-mixed"], ["precision=16-mixed", "cpu"]),
+    "precision that a cpu lacks": (
+        ["train", "trainer=cpu", "trainer.precision=16-mixed"],
+        ["precision=16-mixed", "cpu"],
+    ),
     "accelerator that is none": (["train", "trainer.accelerator=tpu"], ["trainer.accelerator=tpu must be"]),
     "strategy that is none": (["train", "trainer=cpu", "trainer.strategy=magic"], ["trainer", "magic"]),
-    "bad setting of a callback": (["train", "callbacks.samples.temperature=-1"], ["callbacks.samples.temperature=-1"]),
+    "bad setting of a callback": (
+        ["train", "callbacks.samples.temperature=-1"],
+        ["callbacks.samples.temperature=-1"],
+    ),
     "missing path": (["train", "data=text"], ["data.path is missing", "data.path=<value>"]),
-    "no such text": (["train", "data=text", "data.path=nowhere.txt"], ["data.path=nowhere.txt", "no such file"]),
+    "no such text": (
+        ["train", "data=text", "data.path=nowhere.txt"],
+        ["data.path=nowhere.txt", "no such file"],
+    ),
     "empty text": (["train", "data=text", "data.path=empty.txt"], ["data.path=empty.txt", "no text"]),
     "empty directory": (["train", "data=text", "data.path=folder"], ["data.path=folder", ".txt"]),
-    "text that is not UTF-8": (["train", "data=text", "data.path=latin.txt"], ["latin.txt is not UTF-8", "offset 3"]),
+    "text that is not UTF-8": (
+        ["train", "data=text", "data.path=latin.txt"],
+        ["latin.txt is not UTF-8", "offset 3"],
+    ),
     "text shorter than a window": (
         ["train", "data=text", "data.path=short.txt", "tokenizer=char"],
         ["short.txt is too short", "context_length + 1 = 129"],
@@ -61,22 +92,46 @@ CASES = {
     "broken gzip": (["train", "data=text", "data.path=broken.txt.gz"], ["broken.txt.gz cannot be read"]),
     "val_fraction of everything": (["train", "data.val_fraction=1"], ["data.val_fraction=1"]),
     "stride of nothing": (["train", "data.stride=0"], ["data.stride=0"]),
-    "output that cannot be written": (["train", *TINY, "run_dir=poem.txt/run"], ["run_dir=poem.txt/run cannot be written"]),
-    "cache that cannot be written": (["train", "data.cache_dir=poem.txt/cache"], ["poem.txt/cache", "data.cache_dir="]),
+    "output that cannot be written": (
+        ["train", *TINY, "run_dir=poem.txt/run"],
+        ["run_dir=poem.txt/run cannot be written"],
+    ),
+    "cache that cannot be written": (
+        ["train", "data.cache_dir=poem.txt/cache"],
+        ["poem.txt/cache", "data.cache_dir="],
+    ),
     "resume of nothing": (["train", "resume=nowhere"], ["nowhere is no run directory"]),
     "no run yet": (["generate", "prompt=a"], ["no run under outputs"]),
     "no such checkpoint": (["generate", "prompt=a", "checkpoint=nowhere.ckpt"], ["nowhere.ckpt"]),
-    "directory without checkpoint": (["generate", "prompt=a", "checkpoint=folder"], ["folder holds no checkpoint"]),
-    "text as a checkpoint": (["generate", "prompt=a", "checkpoint=poem.txt"], ["poem.txt is truncated, damaged, or no"]),
-    "empty file as a checkpoint": (["generate", "prompt=a", "checkpoint=empty.txt"], ["empty.txt is truncated"]),
-    "foreign checkpoint": (["generate", "prompt=a", "checkpoint=foreign.pt"], ["foreign.pt", "no checkpoint of gptlab"]),
+    "directory without checkpoint": (
+        ["generate", "prompt=a", "checkpoint=folder"],
+        ["folder holds no checkpoint"],
+    ),
+    "text as a checkpoint": (
+        ["generate", "prompt=a", "checkpoint=poem.txt"],
+        ["poem.txt is truncated, damaged, or no"],
+    ),
+    "empty file as a checkpoint": (
+        ["generate", "prompt=a", "checkpoint=empty.txt"],
+        ["empty.txt is truncated"],
+    ),
+    "foreign checkpoint": (
+        ["generate", "prompt=a", "checkpoint=foreign.pt"],
+        ["foreign.pt", "no checkpoint of gptlab"],
+    ),
     "malicious checkpoint": (["generate", "prompt=a", "checkpoint=malicious.pt"], ["malicious.pt"]),
-    "malicious config in a checkpoint": (["generate", "prompt=a", "checkpoint=target.pt"], ["os.system", "no model"]),
+    "malicious config in a checkpoint": (
+        ["generate", "prompt=a", "checkpoint=target.pt"],
+        ["os.system", "no model"],
+    ),
     "negative temperature": (["generate", "prompt=a", "temperature=-0.5"], ["temperature=-0.5 must be 0"]),
     "top_p of nothing": (["generate", "prompt=a", "top_p=0"], ["top_p=0 must lie in (0, 1]"]),
     "top_p above one": (["generate", "prompt=a", "top_p=1.5"], ["top_p=1.5 must lie in (0, 1]"]),
     "top_k of nothing": (["generate", "prompt=a", "top_k=0"], ["top_k=0 must be at least 1"]),
-    "unknown setting of generate": (["generate", "promt=a"], ["promt is not a setting", "did you mean prompt"]),
+    "unknown setting of generate": (
+        ["generate", "promt=a"],
+        ["promt is not a setting", "did you mean prompt"],
+    ),
     "unknown command": (["trian"], ["trian is not a command", "did you mean train"]),
 }
 
@@ -105,7 +160,7 @@ def bad_files(workplace: Path) -> Path:
 @pytest.mark.parametrize("case", CASES)
 def test_one_sentence_status_2_nothing_left_behind(gptlab: Command, bad_files: Path, case: str) -> None:
     arguments, words = CASES[case]
-    before = {path for path in bad_files.rglob("*")}
+    before = set(bad_files.rglob("*"))
     result = gptlab(*arguments)
     assert result.status == 2, result
     assert result.err.startswith("error: ")
@@ -113,7 +168,7 @@ def test_one_sentence_status_2_nothing_left_behind(gptlab: Command, bad_files: P
     assert "Traceback" not in result.out + result.err
     for word in words:
         assert word in result.err
-    assert {path for path in bad_files.rglob("*")} == before
+    assert set(bad_files.rglob("*")) == before
 
 
 def test_a_truncated_checkpoint_is_named(gptlab: Command, workplace: Path) -> None:
@@ -128,7 +183,11 @@ def test_a_truncated_checkpoint_is_named(gptlab: Command, workplace: Path) -> No
 def test_a_real_process_exits_with_status_2_and_one_line(workplace: Path) -> None:
     for script, argument in (("train.py", "model.n_layer=2"), ("generate.py", "top_k=0")):
         process = subprocess.run(
-            [sys.executable, str(ROOT / script), argument], cwd=workplace, capture_output=True, text=True, check=False
+            [sys.executable, str(ROOT / script), argument],
+            cwd=workplace,
+            capture_output=True,
+            text=True,
+            check=False,
         )
         assert process.returncode == 2
         assert process.stdout == ""

@@ -7,10 +7,10 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import CONF, choices
 from hydra import compose, initialize_config_dir
 from hydra.utils import get_object
 
+from conftest import CONF, choices
 from gptlab import build
 
 GROUPS = sorted(str(path.relative_to(CONF)) for path in CONF.rglob("*") if path.is_dir())

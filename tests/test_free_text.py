@@ -8,7 +8,8 @@ from gptlab.cli.free_text import quote_free_text
 
 PARSER = OverridesParser.create()
 AWKWARD = st.text(
-    st.one_of(st.sampled_from("\\${}'\"[](),=: \n\tab1"), st.characters(exclude_categories=["Cs"])), max_size=15
+    st.one_of(st.sampled_from("\\${}'\"[](),=: \n\tab1"), st.characters(exclude_categories=["Cs"])),
+    max_size=15,
 )
 
 

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+
 from conftest import ROOT, TINY, Result
 
 Command = Callable[..., Result]
@@ -78,7 +79,14 @@ def test_an_empty_prompt_needs_a_token_to_begin_with(trained: Command) -> None:
 
 
 def test_from_a_fresh_process_without_lightning_and_soon(trained: Command, workplace: Path) -> None:
-    command = [sys.executable, "-X", "importtime", str(ROOT / "generate.py"), "prompt=The", "max_new_tokens=5"]
+    command = [
+        sys.executable,
+        "-X",
+        "importtime",
+        str(ROOT / "generate.py"),
+        "prompt=The",
+        "max_new_tokens=5",
+    ]
     began = time.monotonic()
     process = subprocess.run(command, cwd=workplace, capture_output=True, text=True, check=True)
     assert time.monotonic() - began < 60

@@ -23,6 +23,7 @@ from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 from gptlab.errors import UserError
 from gptlab.generation.sampling import make_sampler
 from gptlab.model import GPT
+from gptlab.tokenizer import Tokenizer
 
 Config = dict[str, Any]
 
@@ -53,7 +54,14 @@ class Settings:
     resume: str | None
 
     def __post_init__(self) -> None:
-        for name in ("context_length", "batch_size", "micro_batch_size", "max_steps", "validate_every", "save_every"):
+        for name in (
+            "context_length",
+            "batch_size",
+            "micro_batch_size",
+            "max_steps",
+            "validate_every",
+            "save_every",
+        ):
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise ValueError(f"{name}={value} must be at least 1")
@@ -148,7 +156,7 @@ def source(config: Config) -> Any:
     return construct({key: value for key, value in config["data"].items() if key not in shared}, key="data")
 
 
-def tokenizer_class(config: Config) -> tuple[type, Config]:
+def tokenizer_class(config: Config) -> tuple[type[Tokenizer], Config]:
     """The tokenizer's class, and the settings of its `train`."""
     node = config["tokenizer"]
     cls = _locate(node, "tokenizer")
@@ -282,9 +290,7 @@ def _names_a_setting(error: ValueError) -> bool:
     return bool(equals) and name.isidentifier()
 
 
-def _check_arguments(
-    target: Callable[..., Any], arguments: dict[str, Any], key: str, *, partial: bool = False
-) -> None:
+def _check_arguments(target: Callable[..., Any], arguments: dict[str, Any], key: str, *, partial: bool = False) -> None:
     """Bind names and types to the signature, with messages for people."""
     parameters = inspect.signature(target).parameters
     if any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values()):
@@ -310,7 +316,13 @@ def _name(target: Any) -> str:
     return getattr(target, "__qualname__", str(target))
 
 
-SCALARS = {int: "a whole number", float: "a number", bool: "true or false", str: "text", types.NoneType: "null"}
+SCALARS = {
+    int: "a whole number",
+    float: "a number",
+    bool: "true or false",
+    str: "text",
+    types.NoneType: "null",
+}
 
 
 def _alternatives(hint: Any) -> tuple[Any, ...]:

@@ -1,5 +1,3 @@
-import json
-import os
 import signal
 import subprocess
 import sys
@@ -9,8 +7,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import POEM
 
+from conftest import POEM
 from gptlab.data.corpus import TokenizerRecipe, prepare
 from gptlab.data.source import Piece
 from gptlab.data.text import TextFiles
@@ -98,7 +96,8 @@ def die(what, pieces):
         if what == "writing tokens" and number == 1:
             os.kill(os.getpid(), signal.SIGKILL)
 
-corpus.prepare(TextFiles(path=sys.argv[1]), corpus.TokenizerRecipe(CharTokenizer, {}), cache_dir=sys.argv[2], progress=die)
+recipe = corpus.TokenizerRecipe(CharTokenizer, {})
+corpus.prepare(TextFiles(path=sys.argv[1]), recipe, cache_dir=sys.argv[2], progress=die)
 """
 
 
@@ -124,7 +123,8 @@ def slow(what, pieces):
         time.sleep(0.3)
         yield piece
 
-made = corpus.prepare(TextFiles(path=sys.argv[1]), corpus.TokenizerRecipe(CharTokenizer, {}), cache_dir=sys.argv[2], progress=slow)
+recipe = corpus.TokenizerRecipe(CharTokenizer, {})
+made = corpus.prepare(TextFiles(path=sys.argv[1]), recipe, cache_dir=sys.argv[2], progress=slow)
 print(len(made.tokens))
 """
 
@@ -140,7 +140,7 @@ def test_two_processes_share_one_preparation(poems: Path, tmp_path: Path) -> Non
 
 def test_an_unwritable_cache_is_named(poems: Path, tmp_path: Path) -> None:
     (tmp_path / "file").touch()
-    with pytest.raises(UserError, match="cannot be written .* data.cache_dir="):
+    with pytest.raises(UserError, match=r"cannot be written .* data\.cache_dir="):
         prepare(TextFiles(path=str(poems)), CHAR, cache_dir=str(tmp_path / "file" / "cache"), progress=silent)
 
 

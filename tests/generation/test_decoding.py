@@ -61,9 +61,7 @@ def test_cached_batch_equals_each_prompt_computed_naively(model: GPT, batch: lis
 
 def test_sampled_tokens_are_the_same_with_and_without_cache(model: GPT) -> None:
     def draw(cached: bool) -> list[list[int]]:
-        sampler = make_sampler(
-            temperature=1.0, top_k=5, top_p=0.9, generator=torch.Generator().manual_seed(1)
-        )
+        sampler = make_sampler(temperature=1.0, top_k=5, top_p=0.9, generator=torch.Generator().manual_seed(1))
         return list(generate(model, [[1, 2], [3]], max_new_tokens=20, sampler=sampler, cached=cached))
 
     assert draw(True) == draw(False)
@@ -73,10 +71,22 @@ def test_inside_the_window_nothing_is_computed_twice(model: GPT, monkeypatch: py
     widths: list[int] = []
     forward = model.trunk.forward
     monkeypatch.setattr(
-        model.trunk, "forward", lambda tokens, cache=None: widths.append(tokens.shape[1]) or forward(tokens, cache)
+        model.trunk,
+        "forward",
+        lambda tokens, cache=None: widths.append(tokens.shape[1]) or forward(tokens, cache),
     )
     continued(model, [[1, 2, 3]], 9)
-    assert widths == [3, 1, 1, 1, 1, 1, 4, 1, 1]  # the prompt, to the full window of 8, then the last half of it
+    assert widths == [
+        3,
+        1,
+        1,
+        1,
+        1,
+        1,
+        4,
+        1,
+        1,
+    ]  # the prompt, to the full window of 8, then the last half of it
 
 
 def test_logits_of_prefill_then_steps_equal_one_pass(model: GPT) -> None:
@@ -84,7 +94,10 @@ def test_logits_of_prefill_then_steps_equal_one_pass(model: GPT) -> None:
     cache = model.new_cache()
     with torch.no_grad():
         whole = model(tokens)
-        parts = [model(tokens[:, :3], cache), *(model(tokens[:, t : t + 1], cache) for t in range(3, CONTEXT))]
+        parts = [
+            model(tokens[:, :3], cache),
+            *(model(tokens[:, t : t + 1], cache) for t in range(3, CONTEXT)),
+        ]
     torch.testing.assert_close(torch.cat(parts, dim=1), whole)
 
 

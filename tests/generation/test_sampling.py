@@ -10,8 +10,13 @@ from gptlab.generation.sampling import greedy, keep_top_k, keep_top_p, make_samp
 LOGITS = torch.tensor([[0.1, 3.0, 2.0, -1.0], [5.0, 1.0, 1.0, 4.0]])
 
 
-def sampler(**changes: object):  # noqa: ANN201
-    settings_ = {"temperature": 1.0, "top_k": None, "top_p": None, "generator": torch.Generator().manual_seed(0)}
+def sampler(**changes: object):
+    settings_ = {
+        "temperature": 1.0,
+        "top_k": None,
+        "top_p": None,
+        "generator": torch.Generator().manual_seed(0),
+    }
     return make_sampler(**{**settings_, **changes})
 
 

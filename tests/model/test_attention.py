@@ -3,12 +3,12 @@
 import pytest
 import torch
 import yaml
-from conftest import CONF, choices
 from hydra.utils import get_class
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
+from conftest import CONF, choices
 from gptlab.model.cache import KVCache
 
 SIZES = {"d_model": 24, "n_heads": 3, "context_length": 12, "dropout": 0.0, "qkv_bias": True}
@@ -85,7 +85,7 @@ def test_variants_of_the_same_arithmetic_agree(name: str) -> None:
 def test_attention_equals_a_loop_over_heads_and_positions(name: str) -> None:
     attention = make(name)
     x = torch.randn(1, 5, 24)
-    q, k, v = (attention.qkv(x)[0].view(5, 3, 3, 8).unbind(1))  # (T, H, D) each
+    q, k, v = attention.qkv(x)[0].view(5, 3, 3, 8).unbind(1)  # (T, H, D) each
     context = torch.zeros(5, 3, 8)
     for head in range(3):
         for t in range(5):

@@ -4,8 +4,8 @@ import pytest
 import torch
 import torch.nn.functional as F
 import yaml
-from conftest import CONF, choices, conf_node
 
+from conftest import CONF, choices, conf_node
 from gptlab import build
 from gptlab.model import GPT
 from gptlab.model.attention.fused import FusedAttention
@@ -104,10 +104,20 @@ def test_state_dict_names_are_frozen() -> None:
     block = [
         *("norm1.weight", "norm1.bias", "attention.qkv.weight", "attention.qkv.bias"),
         *("attention.out.weight", "attention.out.bias", "norm2.weight", "norm2.bias"),
-        *("feed_forward.up.weight", "feed_forward.up.bias", "feed_forward.down.weight", "feed_forward.down.bias"),
+        *(
+            "feed_forward.up.weight",
+            "feed_forward.up.bias",
+            "feed_forward.down.weight",
+            "feed_forward.down.bias",
+        ),
     ]
     assert set(make(n_layers=1).state_dict()) == {
-        *("trunk.token_embedding.weight", "trunk.position_embedding.weight", "trunk.norm.weight", "trunk.norm.bias"),
+        *(
+            "trunk.token_embedding.weight",
+            "trunk.position_embedding.weight",
+            "trunk.norm.weight",
+            "trunk.norm.bias",
+        ),
         *(f"trunk.blocks.0.{name}" for name in block),
         "head.weight",
     }

@@ -3,10 +3,10 @@
 import pytest
 import torch
 import torch.nn.functional as F
-from conftest import choices, conf_node
 from hydra.utils import get_class
 from torch import Tensor, nn
 
+from conftest import choices, conf_node
 from gptlab.objective.next_token import IGNORED, NextToken
 
 

@@ -48,7 +48,10 @@ def test_first_merges_of_the_paper_s_example() -> None:
 
 
 @settings(max_examples=150, deadline=None)
-@given(st.dictionaries(st.text("abcd", min_size=1, max_size=8), st.integers(1, 9), max_size=12), st.integers(0, 30))
+@given(
+    st.dictionaries(st.text("abcd", min_size=1, max_size=8), st.integers(1, 9), max_size=12),
+    st.integers(0, 30),
+)
 def test_incremental_counts_give_the_same_merges_as_recounting(words: dict[str, int], n_merges: int) -> None:
     assert learn_merges(Counter(words), n_merges) == recounted_merges(Counter(words), n_merges)
 

@@ -1,8 +1,8 @@
 """What single tokenizers promise beyond the contract."""
 
 import pytest
-from conftest import needs_gpt2_vocabulary
 
+from conftest import needs_gpt2_vocabulary
 from gptlab.tokenizer.char import CharTokenizer
 from gptlab.tokenizer.gpt2 import GPT2Tokenizer
 from gptlab.tokenizer.words import WordTokenizer, split_words
@@ -52,5 +52,5 @@ def test_gpt2_without_cache_and_network_says_what_to_do(monkeypatch: pytest.Monk
     monkeypatch.setenv("TIKTOKEN_CACHE_DIR", str(tmp_path))
     monkeypatch.setattr(tiktoken.load, "read_file", refuse)
     monkeypatch.setattr(tiktoken.registry, "ENCODINGS", {})
-    with pytest.raises(ValueError, match="not in tiktoken's cache .* TIKTOKEN_CACHE_DIR .* tokenizer=bpe"):
+    with pytest.raises(ValueError, match=r"not in tiktoken's cache .* TIKTOKEN_CACHE_DIR .* tokenizer=bpe"):
         GPT2Tokenizer()

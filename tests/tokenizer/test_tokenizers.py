@@ -4,11 +4,11 @@ import json
 
 import numpy as np
 import pytest
-from conftest import choices, conf_node, has_gpt2_vocabulary
 from hydra.utils import get_class
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from conftest import choices, conf_node, has_gpt2_vocabulary
 from gptlab.tokenizer import Tokenizer
 
 TEXT = "One day, \u00e9t\u00e9 -- a caf\u00e9! \U0001f600 def f(x):\n    return x ** 2\n" * 3

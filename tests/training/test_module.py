@@ -49,9 +49,7 @@ def train(
         tie_head=True,
         attention=FusedAttention,
     )
-    train_windows, val_windows = split(
-        TOKENS, context_length=CONTEXT, stride=CONTEXT, val_fraction=0.1, name="numbers"
-    )
+    train_windows, val_windows = split(TOKENS, context_length=CONTEXT, stride=CONTEXT, val_fraction=0.1, name="numbers")
     module = TrainingModule(
         model=model,
         objective=NextToken(),
@@ -138,9 +136,7 @@ def test_clipping_bounds_the_step(tmp_path: Path) -> None:
 def test_fp16_clips_the_unscaled_gradient(tmp_path: Path) -> None:
     """A fused optimizer unscales inside its own step: the clip before it must know the scale."""
     scaler = torch.amp.GradScaler("cpu", init_scale=1024.0)
-    half, metrics = train(
-        tmp_path / "half", plugins=[MixedPrecision("16-mixed", "cpu", scaler=scaler)], grad_clip=0.1
-    )
+    half, metrics = train(tmp_path / "half", plugins=[MixedPrecision("16-mixed", "cpu", scaler=scaler)], grad_clip=0.1)
     single, expected = train(tmp_path / "single", grad_clip=0.1)
     np.testing.assert_allclose(metrics["grad_norm"], expected["grad_norm"], rtol=0.02)
     assert (weights(half) - weights(single)).norm() < 0.05 * weights(single).norm()

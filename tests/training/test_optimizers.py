@@ -4,9 +4,9 @@ import io
 
 import pytest
 import torch
-from conftest import choices, conf_node
 from torch import nn
 
+from conftest import choices, conf_node
 from gptlab import build
 
 
@@ -21,7 +21,7 @@ def step(net: nn.Module, optimizer: torch.optim.Optimizer) -> None:
     optimizer.zero_grad()
 
 
-def factory(name: str):  # noqa: ANN201
+def factory(name: str):
     return build.optimizer({"optimizer": conf_node("optimizer", name)})
 
 

@@ -1,6 +1,6 @@
 import pytest
-from conftest import choices, conf_node
 
+from conftest import choices, conf_node
 from gptlab import build
 from gptlab.training.schedules import constant, cosine
 

@@ -12,7 +12,12 @@ from pathlib import Path
 import hydra
 from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
-from hydra.errors import ConfigCompositionException, HydraException, MissingConfigException, OverrideParseException
+from hydra.errors import (
+    ConfigCompositionException,
+    HydraException,
+    MissingConfigException,
+    OverrideParseException,
+)
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
@@ -21,7 +26,6 @@ from gptlab.cli.free_text import quote_free_text
 from gptlab.errors import UserError
 
 FULL_ERROR = "HYDRA_FULL_ERROR"
-
 
 
 def _conf() -> Path:
@@ -164,7 +168,10 @@ def _known_keys(config_name: str, arguments: list[str]) -> list[str]:
         for overrides in (chosen, []):
             with suppress(HydraException, OmegaConfBaseException):
                 cfg = compose(config_name, overrides=overrides)
-                keys += [*_dotted(OmegaConf.to_container(cfg)), *(path.name for path in CONF.iterdir() if path.is_dir())]
+                keys += [
+                    *_dotted(OmegaConf.to_container(cfg)),
+                    *(path.name for path in CONF.iterdir() if path.is_dir()),
+                ]
                 break
     return keys
 

@@ -1,7 +1,7 @@
 r"""Free text on the command line means itself.
 
-Hydra reads `prompt=Hello, I am` as a sweep over two values and stumbles over quotes, brackets and `=`. The values of the
-keys below are therefore quoted before Hydra sees them:
+Hydra reads `prompt=Hello, I am` as a sweep over two values and stumbles over quotes, brackets and `=`. The values of
+the keys below are therefore quoted before Hydra sees them:
 
 >>> quote_free_text(["prompt=What's up?", "seed=3"])
 ['prompt="What\'s up?"', 'seed=3']
@@ -35,8 +35,8 @@ def quote_free_text(arguments: list[str]) -> list[str]:
 def _quote(text: str) -> str:
     r"""A double-quoted Hydra string that stands for this text.
 
-    Two grammars read it. OmegaConf takes `\${` for a literal `${`, and backslashes in front of that in pairs; Hydra takes
-    `\"` for a literal quote, and backslashes in front of that, or of the end, in pairs.
+    Two grammars read it. OmegaConf takes `\${` for a literal `${`, and backslashes in front of that in pairs; Hydra
+    takes `\"` for a literal quote, and backslashes in front of that, or of the end, in pairs.
     """
     text = re.sub(r"(\\*)\$\{", lambda match: match[1] * 2 + r"\${", text)
     text = re.sub(r'(\\*)("|\Z)', lambda match: match[1] * 2 + (r"\"" if match[2] else ""), text)

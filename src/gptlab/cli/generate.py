@@ -23,7 +23,7 @@ def main(arguments: list[str]) -> int:
 
 
 def generate(cfg: DictConfig) -> int:
-    """Continue each prompt `num_samples` times. One text streams as it comes; several are written when they are whole."""
+    """Continue each prompt `num_samples` times: one text streams as it comes, several are written when whole."""
     settings = build.generation_settings(build.resolve(cfg))
     device = device_type(settings.accelerator, key="accelerator")
     loaded = load(settings.checkpoint if settings.checkpoint is not None else newest_run(Path("outputs")))
@@ -58,9 +58,7 @@ def _continuations(
     )
     streams = [TextStream(loaded.tokenizer, after=prompt, stop=settings.stops) for prompt in prompts]
     going_on = set(range(len(prompts)))
-    for tokens in decoding.generate(
-        loaded.model, prompts, max_new_tokens=settings.max_new_tokens, sampler=sampler
-    ):
+    for tokens in decoding.generate(loaded.model, prompts, max_new_tokens=settings.max_new_tokens, sampler=sampler):
         for row in sorted(going_on):
             at_end = tokens[row] == loaded.tokenizer.eot
             new_text = streams[row].finish() if at_end else streams[row].feed(tokens[row])

@@ -74,7 +74,7 @@ def _placed(cfg: DictConfig, run_dir: Path) -> build.Config:
 
 
 def _rehearse(config: build.Config, settings: build.Settings, hardware: devices.Hardware) -> None:
-    """Build loggers, callbacks and Trainer once for a directory that is none: what they refuse leaves nothing behind."""
+    """Build loggers, callbacks and Trainer once before there is a directory: what they refuse leaves nothing behind."""
     from gptlab.training.log import quiet_lightning
 
     quiet_lightning()
@@ -94,9 +94,7 @@ def _prepare_data(config: build.Config, settings: build.Settings) -> PreparedDat
     knobs = build.data_settings(config)
     source = build.source(config)
     tokenizer_class, recipe = build.tokenizer_class(config)
-    corpus = prepare(
-        source, TokenizerRecipe(tokenizer_class, recipe), cache_dir=knobs.cache_dir, progress=show_pieces
-    )
+    corpus = prepare(source, TokenizerRecipe(tokenizer_class, recipe), cache_dir=knobs.cache_dir, progress=show_pieces)
     train_windows, val_windows = split(
         corpus.tokens,
         context_length=settings.context_length,
@@ -203,7 +201,9 @@ def _bytes_per_token(data: PreparedData) -> float | None:
 
 def _check_same_text(checkpoint: Path, corpus: Corpus) -> None:
     if read_checkpoint(checkpoint)["gptlab"]["text_fingerprint"] != corpus.fingerprint:
-        raise UserError(f"the text is not the one that {checkpoint} was trained on: bring the old one back, or start anew")
+        raise UserError(
+            f"the text is not the one that {checkpoint} was trained on: bring the old one back, or start anew"
+        )
 
 
 def _experiment() -> str:
@@ -237,7 +237,12 @@ def _report(outcome: "Outcome", run_dir: Path) -> None:
     """The table at the end of a run, and what one would do next."""
     summary = outcome.summary
     if outcome.failure is not None:
-        log.error("failed at step %d: %s (traceback in %s)", summary["steps"], outcome.failure, _short(run_dir) + "/train.log")
+        log.error(
+            "failed at step %d: %s (traceback in %s)",
+            summary["steps"],
+            outcome.failure,
+            _short(run_dir) + "/train.log",
+        )
     if summary["val_loss"] is not None:
         _table(summary, run_dir)
     place = _short(run_dir)

@@ -46,9 +46,7 @@ class Corpus:
     fingerprint: str
 
 
-def prepare(
-    source: Source, recipe: TokenizerRecipe, *, cache_dir: str | None, progress: Progress
-) -> Corpus:
+def prepare(source: Source, recipe: TokenizerRecipe, *, cache_dir: str | None, progress: Progress) -> Corpus:
     """The source's tokens, from the cache where it has them.
 
     The cache's key is the content of the source and the recipe of the tokenizer. Everything is written into a temporary
@@ -98,7 +96,7 @@ def _make(source: Source, recipe: TokenizerRecipe, final: Path, progress: Progre
                 n_tokens += len(ids)
         facts = {"n_tokens": n_tokens, "dtype": dtype.name, "tokenizer": tokenizer.state()}
         (partial / FACTS).write_text(json.dumps(facts))
-        os.rename(partial, final)
+        partial.rename(final)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
 
@@ -116,7 +114,7 @@ class TokenFile(np.memmap):
 
     def __reduce__(self) -> tuple[Any, ...]:
         if self.base is None or self.filename is None:  # a copy in memory that is no part of a file
-            return super().__reduce__()
+            return np.asarray(self).__reduce__()  # type: ignore[return-value]
         start_of_file = np.frombuffer(self._mmap, dtype=np.uint8).ctypes.data  # type: ignore[attr-defined]
         offset = self.ctypes.data - start_of_file
         return TokenFile, (self.filename, self.dtype.str, "r", offset, self.shape)

@@ -24,9 +24,7 @@ class ShuffledBatches(Dataset):
     take rows from the same global batch: rank r has rows [r B / R, (r + 1) B / R).
     """
 
-    def __init__(
-        self, windows: WindowDataset, *, batch_size: int, seed: int, rank: int, n_ranks: int
-    ) -> None:
+    def __init__(self, windows: WindowDataset, *, batch_size: int, seed: int, rank: int, n_ranks: int) -> None:
         self.windows = windows
         self.batch_size = batch_size
         self.seed = seed

@@ -9,8 +9,8 @@ def permute(positions: np.ndarray, n: int, *, seed: int, epoch: int) -> np.ndarr
     """Where a shuffle of range(n) puts the given positions; for all positions together, each number exactly once.
 
     A Feistel network: the bits of a number are two halves, and each round adds to one a keyed hash of the other, which
-    can be undone whatever the hash is, so the whole is a permutation of [0, 4^h). Where that leaves [0, n) it is applied
-    again until it is back (cycle walking), which keeps it a permutation of [0, n). numpy's shuffle would hold n
+    can be undone whatever the hash is, so the whole is a permutation of [0, 4^h). Where that leaves [0, n) it is
+    applied again until it is back (cycle walking), which keeps it a permutation of [0, n). numpy's shuffle would hold n
     numbers for every epoch; this one holds none.
 
     Args:

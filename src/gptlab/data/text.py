@@ -26,8 +26,8 @@ class TextFiles:
     """A document a file, UTF-8, plain or gzipped, in the order of their paths.
 
     Args:
-        path: a file; a directory, of which every .txt and .md file counts, also in its folders, also with .gz behind it;
-            or a glob pattern.
+        path: a file; a directory, of which every .txt and .md file counts, also in its folders, also with .gz
+            behind it; or a glob pattern.
 
     Raises:
         UserError: where nothing is there.

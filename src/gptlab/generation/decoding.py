@@ -26,8 +26,8 @@ def generate(
     """Continue each prompt by one token at a time.
 
     When a sequence has filled the context, it goes on from the last half of it: learned positions cannot slide, so the
-    tokens that stay get new ones, and with them new keys and values. The rule looks at each sequence by itself; with and
-    without a cache, alone or in a batch, a sequence sees the same tokens at the same positions.
+    tokens that stay get new ones, and with them new keys and values. The rule looks at each sequence by itself; with
+    and without a cache, alone or in a batch, a sequence sees the same tokens at the same positions.
 
     Args:
         model: puts out logits over the next token; it is used as it stands (call `model.eval()` first).

@@ -1,6 +1,7 @@
 """What every objective promises."""
 
-from typing import NamedTuple, Protocol
+from dataclasses import dataclass
+from typing import Protocol
 
 from torch import Tensor, nn
 
@@ -8,15 +9,19 @@ Batch = tuple[Tensor, ...]
 """Tensors that share their first dimension, the sequences."""
 
 
-class Loss(NamedTuple):
-    """Sums, never means: sums of unequal batches add up exactly, means do not."""
+@dataclass(frozen=True)
+class Loss:
+    """Sums, never means: sums of unequal batches add up exactly, means do not.
+
+    Attributes:
+        sum: summed loss in nats, with its gradient, ().
+        count: what the sum is taken over, such as target tokens.
+        metrics: further sums over the same count, without gradient; the keys are the objective's `metrics`.
+    """
 
     sum: Tensor
-    """Summed loss in nats, with its gradient, ()."""
     count: int
-    """What the sum is taken over, such as target tokens."""
     metrics: dict[str, Tensor]
-    """Further sums over the same count, without gradient; the keys are the objective's `metrics`."""
 
 
 class Objective(Protocol):

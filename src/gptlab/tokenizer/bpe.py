@@ -1,7 +1,7 @@
 """Byte-level byte-pair encoding, trained here from scratch.
 
-Sennrich et al. 2016 (arXiv:1508.07909): start from single symbols; again and again, join the most frequent adjacent pair
-into a new one. Radford et al. 2019 (GPT-2): let the symbols be bytes, so that every text has an encoding, and never
+Sennrich et al. 2016 (arXiv:1508.07909): start from single symbols; again and again, join the most frequent adjacent
+pair into a new one. Radford et al. 2019 (GPT-2): let the symbols be bytes, so that every text has an encoding, and never
 join across the boundary between words.
 """
 
@@ -15,7 +15,7 @@ import numpy as np
 import regex
 import tiktoken
 
-# GPT-2's idea of a word: a contraction, letters or digits or other signs with the one space before them, or white space.
+# GPT-2's idea of a word: a contraction, letters or digits or signs with the one space before them, or white space.
 SPLIT_PATTERN = r"""'(?:[sdmt]|ll|ve|re)| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"""
 N_BYTES = 256
 EOT = "<|endoftext|>"

@@ -17,7 +17,10 @@ class GPT2Tokenizer:
     def __init__(self) -> None:
         try:
             self._encoding = tiktoken.get_encoding("gpt2")
-        except (OSError, ValueError) as error:  # requests' errors are OSErrors; ValueError: the hash does not fit
+        except (
+            OSError,
+            ValueError,
+        ) as error:  # requests' errors are OSErrors; ValueError: the hash does not fit
             raise ValueError(
                 f"GPT-2's vocabulary is not in tiktoken's cache and could not be fetched ({type(error).__name__}): "
                 f"run once with a network, or point TIKTOKEN_CACHE_DIR at a directory that holds it, "

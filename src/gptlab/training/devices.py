@@ -24,9 +24,7 @@ class Hardware:
     precision: str
 
 
-def resolve(
-    *, accelerator: str, devices: Any, num_nodes: int, precision: str | int | None, **_: Any
-) -> Hardware:
+def resolve(*, accelerator: str, devices: Any, num_nodes: int, precision: str | int | None, **_: Any) -> Hardware:
     """Fill in `auto` and check that this machine has what is asked for.
 
     Args:

@@ -67,7 +67,11 @@ class RunLog:
 def show_pieces(what: str, pieces: Iterable[Piece]) -> Iterator[Piece]:
     """Pass pieces on; show how many characters went by, in a terminal as they do, elsewhere now and then."""
     console = Console(file=sys.stderr)
-    columns = (SpinnerColumn(), TextColumn("{task.description}  {task.completed:,.0f} characters"), TimeElapsedColumn())
+    columns = (
+        SpinnerColumn(),
+        TextColumn("{task.description}  {task.completed:,.0f} characters"),
+        TimeElapsedColumn(),
+    )
     with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
         task = bar.add_task(what)
         characters, last_line = 0, time.monotonic()

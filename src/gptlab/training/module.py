@@ -1,7 +1,7 @@
 """The LightningModule: one Lightning batch is one rank's share of one optimizer step.
 
-Optimization is manual, so that a step is a step in every counter, and the loss of a step is exact however its tokens are
-spread over micro-batches and ranks: each micro-batch's summed loss is divided by the step's global count of tokens.
+Optimization is manual, so that a step is a step in every counter, and the loss of a step is exact however its tokens
+are spread over micro-batches and ranks: each micro-batch's summed loss is divided by the step's global count of tokens.
 """
 
 import logging
@@ -77,7 +77,7 @@ class TrainingModule(L.LightningModule):
 
         self.stop_requested = False  # set by the signal handler, obeyed at the end of the step
         self.metrics: dict[str, float] = {}  # of the last step and the last validation
-        self._grad_norm = math.nan
+        self._grad_norm: Tensor | float = math.nan
         self._tokens = 0
         self._recent: deque[tuple[float, int]] = deque(maxlen=RECENT_STEPS)  # (summed loss, tokens) of a step
         self.clock = Clock()
@@ -155,7 +155,7 @@ class TrainingModule(L.LightningModule):
         if self.trainer.world_size == 1:
             return [float(value) for value in values]
         local = torch.stack([torch.as_tensor(value, dtype=torch.float64, device=self.device) for value in values])
-        return self.trainer.strategy.reduce(local, reduce_op="sum").tolist()  # type: ignore[union-attr]
+        return self.trainer.strategy.reduce(local, reduce_op="sum").tolist()
 
     # -- validation ------------------------------------------------------------------------------------------------
 
@@ -175,7 +175,10 @@ class TrainingModule(L.LightningModule):
         """Perplexity is taken once, of the mean over all tokens."""
         loss_sum, n_tokens = self._sum_over_ranks(self._val_loss_sum, self._val_tokens)
         loss = loss_sum / n_tokens
-        metrics = {"val/loss": loss, "val/perplexity": math.exp(min(loss, 700.0))}  # exp(710) is no float any more
+        metrics = {
+            "val/loss": loss,
+            "val/perplexity": math.exp(min(loss, 700.0)),
+        }  # exp(710) is no float any more
         if self._val_bytes_per_token is not None:
             metrics["val/bits_per_byte"] = loss / math.log(2) / self._val_bytes_per_token
         self._log(self.trainer.global_step, metrics)

@@ -4,9 +4,7 @@ from torch import nn
 from torch.optim import AdamW
 
 
-def adamw(
-    model: nn.Module, *, lr: float, betas: tuple[float, float], eps: float, weight_decay: float
-) -> AdamW:
+def adamw(model: nn.Module, *, lr: float, betas: tuple[float, float], eps: float, weight_decay: float) -> AdamW:
     """AdamW (Loshchilov and Hutter 2019, arXiv:1711.05101) that decays matrices only.
 
     Matrices and embeddings are what multiplies; biases and the gains of norms (fewer than two dimensions) are left

@@ -10,7 +10,14 @@ from gptlab.errors import UserError
 HANDED_OVER = "GPTLAB_RUN_DIR"
 """Environment variable with which rank 0 tells the ranks that it launches where the run lies."""
 
-WRITTEN_BY_A_RUN = ("config.yaml", "metrics.csv", "curves.png", "summary.json", "train.log", "events.out.tfevents.*")
+WRITTEN_BY_A_RUN = (
+    "config.yaml",
+    "metrics.csv",
+    "curves.png",
+    "summary.json",
+    "train.log",
+    "events.out.tfevents.*",
+)
 
 
 def process_rank() -> int:
@@ -40,7 +47,8 @@ def claim(wanted: str | None, experiment: str) -> Path:
     except OSError as error:
         place = wanted if wanted is not None else Path("outputs", experiment)
         raise UserError(
-            f"run_dir={place} cannot be written ({error.strerror or error}): name another place with run_dir=<directory>"
+            f"run_dir={place} cannot be written ({error.strerror or error}): "
+            f"name another place with run_dir=<directory>"
         ) from None
 
 

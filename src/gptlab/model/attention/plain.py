@@ -44,9 +44,7 @@ class PlainAttention(nn.Module):
 
     causal = True
 
-    def __init__(
-        self, *, d_model: int, n_heads: int, context_length: int, dropout: float, qkv_bias: bool
-    ) -> None:
+    def __init__(self, *, d_model: int, n_heads: int, context_length: int, dropout: float, qkv_bias: bool) -> None:
         super().__init__()
         self.n_heads = n_heads
         self.head_dim = d_model // n_heads

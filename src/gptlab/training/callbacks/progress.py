@@ -52,9 +52,7 @@ class ProgressLine(L.Callback):
         assert isinstance(module, TrainingModule)
         step, metrics = trainer.global_step, module.metrics
         if self._bar is not None:
-            self._bar.update(
-                self._task, completed=step, loss=metrics["train/loss"], speed=metrics["tokens_per_second"]
-            )
+            self._bar.update(self._task, completed=step, loss=metrics["train/loss"], speed=metrics["tokens_per_second"])
         elif time.monotonic() - self._last_line >= self.every_seconds:
             self._last_line = time.monotonic()
             eta = (trainer.max_steps - step) * metrics["tokens"] / step / max(metrics["tokens_per_second"], 1e-9)
