@@ -74,6 +74,10 @@ CASES = {
         ["train", "callbacks.samples.temperature=-1"],
         ["callbacks.samples.temperature=-1"],
     ),
+    "sample prompt outside the vocabulary": (
+        ["train", *TINY, "callbacks.samples.prompt=XYZ"],
+        ["callbacks.samples.prompt=XYZ", "the character 'X' is not in the vocabulary"],
+    ),
     "missing path": (["train", "data=text"], ["data.path is missing", "data.path=<value>"]),
     "no such text": (
         ["train", "data=text", "data.path=nowhere.txt"],

@@ -1,7 +1,6 @@
 """`gptlab train`: compose, check, prepare the text, train, sum up."""
 
 import logging
-import os
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -14,11 +13,13 @@ from omegaconf import DictConfig
 
 from gptlab import build
 from gptlab.checkpoint import read_checkpoint
-from gptlab.cli.compose import command_line, run_command
+from gptlab.cli.compose import run_command
+from gptlab.cli.report import report, shortened
 from gptlab.cli.resume import last_checkpoint, resumed_config
 from gptlab.data.corpus import Corpus, TokenizerRecipe, prepare
 from gptlab.data.windows import EveryTarget, WindowDataset, split
 from gptlab.errors import UserError
+from gptlab.tokenizer import Tokenizer
 from gptlab.training import devices
 from gptlab.training.log import RunLog, show_pieces
 from gptlab.training.run_dir import claim, process_rank, shared_by_ranks
@@ -54,14 +55,15 @@ def train(cfg: DictConfig) -> int:
         data = _prepare_data(config, settings)
         if resume_dir is not None:
             _check_same_text(last_checkpoint(resume_dir), data.corpus)
-        _rehearse(config if resume_dir is not None else _placed(cfg, Path("outputs")), settings, hardware)
+        rehearsed = config if resume_dir is not None else _placed(cfg, Path("outputs"))
+        _rehearse(rehearsed, settings, hardware, data.corpus.tokenizer)
         if resume_dir is None:
             run_dir = shared_by_ranks(lambda: claim(_wanted_run_dir(settings), _experiment()))
             config = _placed(cfg, run_dir)
         run_log.open(Path(config["run_dir"]))
         outcome = _fit(config, settings, hardware, rows, data, run_log, resumes=resume_dir is not None)
         if process_rank() == 0:
-            _report(outcome, Path(config["run_dir"]))
+            report(outcome, Path(config["run_dir"]))
         return outcome.exit_status
     finally:
         run_log.close()
@@ -73,12 +75,15 @@ def _placed(cfg: DictConfig, run_dir: Path) -> build.Config:
     return build.resolve(cfg)
 
 
-def _rehearse(config: build.Config, settings: build.Settings, hardware: devices.Hardware) -> None:
+def _rehearse(config: build.Config, settings: build.Settings, hardware: devices.Hardware, tokenizer: Tokenizer) -> None:
     """Build loggers, callbacks and Trainer once before there is a directory: what they refuse leaves nothing behind."""
+    from gptlab.training.callbacks.samples import Samples
     from gptlab.training.log import quiet_lightning
 
     quiet_lightning()
-    _trainer(config, settings, hardware)
+    for callback in _trainer(config, settings, hardware).callbacks:  # type: ignore[attr-defined]
+        if isinstance(callback, Samples):
+            callback.encoded_prompt(tokenizer)
 
 
 @dataclass(frozen=True)
@@ -181,7 +186,7 @@ def _fit(
     )
     if process_rank() == 0:
         write_yaml(run_dir / "config.yaml", config)
-        log.info("run directory %s", _short(run_dir))
+        log.info("run directory %s", shortened(run_dir))
     return run(
         trainer=_trainer(config, settings, hardware),
         module=module,
@@ -225,51 +230,3 @@ def _flat(node: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
             yield from _flat(value, f"{prefix}{name}.")
         elif not name.startswith("_") and name not in ("run_dir", "resume", "directory", "save_dir"):
             yield prefix + name, str(value) if value is None or isinstance(value, list) else value
-
-
-def _short(path: Path) -> str:
-    """Relative to where the user stands, when it lies below."""
-    relative = os.path.relpath(path)
-    return str(path) if relative.startswith("..") else relative
-
-
-def _report(outcome: "Outcome", run_dir: Path) -> None:
-    """The table at the end of a run, and what one would do next."""
-    summary = outcome.summary
-    if outcome.failure is not None:
-        log.error(
-            "failed at step %d: %s (traceback in %s)",
-            summary["steps"],
-            outcome.failure,
-            _short(run_dir) + "/train.log",
-        )
-    if summary["val_loss"] is not None:
-        _table(summary, run_dir)
-    place = _short(run_dir)
-    if summary["last_checkpoint"] is None:
-        return
-    longer = {"max_steps": 2 * summary["steps"]} if summary["status"] == "finished" else {}
-    log.info("")
-    log.info("next:")
-    log.info("  %s", command_line("generate", checkpoint=place, prompt="The"))
-    log.info("  tensorboard --logdir %s", "outputs" if place.startswith("outputs") else place)
-    log.info("  %s", command_line("train", resume=place, **longer))
-
-
-def _table(summary: dict[str, Any], run_dir: Path) -> None:
-    minutes, seconds = divmod(round(summary["seconds"]), 60)
-    bits = summary["val_bits_per_byte"]
-    rows = {
-        summary["status"]: f"{summary['steps']:,} steps",
-        "parameters": f"{summary['parameters']:,}",
-        "tokens": f"{summary['tokens']:,}",
-        "time": f"{minutes}:{seconds:02d} min",
-        "speed": f"{summary['tokens_per_second']:,.0f} tokens/s",
-        "val loss": f"{summary['val_loss']:.4f} nats per token",
-        "perplexity": f"{summary['val_perplexity']:.2f}",
-        "bits per byte": f"{bits:.4f}" if bits is not None else "not known: this tokenizer loses bytes",
-        "run directory": _short(run_dir),
-    }
-    log.info("")
-    for name, value in rows.items():
-        log.info("  %-14s %s", name, value)

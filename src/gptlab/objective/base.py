@@ -15,12 +15,12 @@ class Loss:
 
     Attributes:
         sum: summed loss in nats, with its gradient, ().
-        count: what the sum is taken over, such as target tokens.
+        count: what the sum is taken over, such as target tokens, (); a tensor, so that no device has to wait for it.
         metrics: further sums over the same count, without gradient; the keys are the objective's `metrics`.
     """
 
     sum: Tensor
-    count: int
+    count: Tensor
     metrics: dict[str, Tensor]
 
 
@@ -29,8 +29,8 @@ class Objective(Protocol):
 
     metrics: tuple[str, ...]
 
-    def count(self, batch: Batch) -> int:
-        """What the loss of this batch will be summed over, known before any forward pass."""
+    def count(self, batch: Batch) -> Tensor:
+        """What the loss of this batch will be summed over, (), known before any forward pass."""
 
     def __call__(self, model: nn.Module, batch: Batch) -> Loss:
         """The loss of one micro-batch."""

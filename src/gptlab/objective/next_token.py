@@ -1,7 +1,7 @@
 """Predict each next token: the objective of pretraining."""
 
 import torch.nn.functional as F
-from torch import nn
+from torch import Tensor, nn
 
 from gptlab.objective.base import Batch, Loss
 
@@ -17,9 +17,9 @@ class NextToken:
 
     metrics = ()
 
-    def count(self, batch: Batch) -> int:
+    def count(self, batch: Batch) -> Tensor:
         _, targets = batch
-        return int((targets != IGNORED).sum())
+        return (targets != IGNORED).sum()
 
     def __call__(self, model: nn.Module, batch: Batch) -> Loss:
         inputs, targets = batch

@@ -1,8 +1,8 @@
 """Byte-level byte-pair encoding, trained here from scratch.
 
 Sennrich et al. 2016 (arXiv:1508.07909): start from single symbols; again and again, join the most frequent adjacent
-pair into a new one. Radford et al. 2019 (GPT-2): let the symbols be bytes, so that every text has an encoding, and never
-join across the boundary between words.
+pair into a new one. Radford et al. 2019 (GPT-2): let the symbols be bytes, so that every text has an encoding, and
+never join across the boundary between words.
 """
 
 import heapq

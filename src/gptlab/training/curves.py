@@ -1,9 +1,15 @@
 """The picture of a run: loss and perplexity over steps and tokens."""
 
-import math
+from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
 
 from gptlab.training.loggers import read_metrics
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
 
 TRAIN, TRAIN_MEAN, VAL = "#b9c6d6", "#3b6ea5", "#d1603d"
 
@@ -12,72 +18,80 @@ def draw_curves(metrics_csv: Path, picture: Path) -> None:
     """Draw a metrics.csv; nothing where it holds no step. The picture is written whole."""
     from matplotlib.figure import Figure  # half a second: only who draws pays
 
-    if not metrics_csv.exists():
+    metrics = read_metrics(metrics_csv) if metrics_csv.exists() else {}
+    if not metrics.get("step"):
         return
-    metrics = read_metrics(metrics_csv)
-    steps = metrics["step"]
-    if not steps:
-        return
-    validated = [row for row, loss in enumerate(metrics["val/loss"]) if not math.isnan(loss)]
-    train = metrics["train/loss"]
-    mean = _running_mean(train, window=max(1, len(train) // 50))
-    val_steps = [steps[row] for row in validated]
-    val = [metrics["val/loss"][row] for row in validated]
-
     figure = Figure(figsize=(11, 4.2), dpi=130, layout="constrained")
+    figure.suptitle("/".join(picture.resolve().parts[-3:-1]), fontsize="small", x=0.01, ha="left", color="0.4")
     loss_axes, perplexity_axes = figure.subplots(1, 2)
-    loss_axes.plot(steps, train, color=TRAIN, linewidth=0.8, label="train, each step")
-    loss_axes.plot(steps, mean, color=TRAIN_MEAN, linewidth=1.8, label="train, running mean")
-    loss_axes.plot(val_steps, val, "o-", color=VAL, linewidth=1.8, markersize=4, label="validation")
+    _draw_lines(loss_axes, metrics, "{:.3f}", np.asarray)
     loss_axes.set(title="loss", ylabel="nats per token")
-    perplexity_axes.plot(steps, _exp(mean), color=TRAIN_MEAN, linewidth=1.8, label="train, running mean")
-    perplexity_axes.plot(val_steps, _exp(val), "o-", color=VAL, linewidth=1.8, markersize=4, label="validation")
-    perplexity_axes.set(title="perplexity", yscale="log")
-    if val:
-        best = min(range(len(val)), key=val.__getitem__)
-        for axes, value in ((loss_axes, val[best]), (perplexity_axes, _exp(val)[best])):
-            axes.annotate(
-                f"best {value:.3f}" if axes is loss_axes else f"best {value:.1f}",
-                (val_steps[best], value),
-                xytext=(0, 9),
-                textcoords="offset points",
-                ha="right",
-                color=VAL,
-                fontweight="bold",
-            )
-    perplexity_axes.yaxis.set_major_formatter(lambda value, _: f"{value:,.0f}")
-    perplexity_axes.yaxis.set_minor_formatter(lambda value, _: f"{value:,.0f}" if value < 1e4 else "")
-    tokens_per_step = metrics["tokens"][-1] / steps[-1]
+    _draw_lines(perplexity_axes, metrics, "{:.1f}", lambda loss: np.exp(np.minimum(loss, 50.0)))
+    perplexity_axes.set_title("perplexity")
+    _log_scale(perplexity_axes)
     for axes in (loss_axes, perplexity_axes):
-        axes.set_xlabel("optimizer steps")
-        axes.xaxis.set_major_formatter(lambda value, _: f"{value:,.0f}")
-        axes.grid(alpha=0.25, which="both")
-        axes.spines[["top", "right"]].set_visible(False)
-        axes.legend(frameon=False)
-        above = axes.secondary_xaxis("top", functions=(_times(tokens_per_step), _times(1 / tokens_per_step)))
-        above.set_xlabel("tokens", fontsize="small")
-        above.xaxis.set_major_formatter(lambda value, _: _short(value))
-    figure.suptitle(picture.resolve().parent.name, fontsize="medium", x=0.01, ha="left", color="0.4")
+        _finish(axes, tokens_per_step=metrics["tokens"][-1] / metrics["step"][-1])
     partial = picture.with_name(picture.name + ".tmp")
     figure.savefig(partial, format="png")
     partial.replace(picture)
 
 
-def _running_mean(values: list[float], window: int) -> list[float]:
-    """Mean of up to `window` values that end at each place."""
-    means, total = [], 0.0
-    for index, value in enumerate(values):
-        total += value - (values[index - window] if index >= window else 0.0)
-        means.append(total / min(index + 1, window))
-    return means
+def _draw_lines(
+    axes: "Axes", metrics: dict[str, list[float]], best_format: str, of_loss: Callable[[np.ndarray], np.ndarray]
+) -> None:
+    """Training, its running mean, validation, and where that was best; `of_loss` makes what is shown from losses."""
+    steps, train, val = (np.array(metrics[name]) for name in ("step", "train/loss", "val/loss"))
+    axes.plot(steps, of_loss(train), color=TRAIN, linewidth=0.8, label="train, each step")
+    mean = _running_mean(train, window=max(1, len(train) // 50))
+    axes.plot(steps, of_loss(mean), color=TRAIN_MEAN, linewidth=1.8, label="train, running mean")
+    validated = ~np.isnan(val)
+    steps, val = steps[validated], of_loss(val[validated])
+    axes.plot(steps, val, "o-", color=VAL, linewidth=1.8, markersize=4, label="validation")
+    if len(val):
+        best = int(val.argmin())
+        axes.annotate(
+            f"best {best_format.format(val[best])}",
+            (steps[best], val[best]),
+            xytext=(0, 9),
+            textcoords="offset points",
+            ha="right",
+            color=VAL,
+            fontweight="bold",
+        )
 
 
-def _exp(values: list[float]) -> list[float]:
-    return [math.exp(min(value, 50.0)) for value in values]
+def _log_scale(axes: "Axes") -> None:
+    """Ticks at 1, 2, 5, 10, ... in plain numbers."""
+    from matplotlib.ticker import LogLocator, NullFormatter
+
+    axes.set_yscale("log")
+    axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    axes.yaxis.set_major_formatter(lambda value, _: f"{value:,.4g}")
+    axes.yaxis.set_minor_formatter(NullFormatter())
 
 
-def _times(factor: float):  # type: ignore[no-untyped-def]
+def _finish(axes: "Axes", *, tokens_per_step: float) -> None:
+    """Steps below, tokens above."""
+    axes.set_xlabel("optimizer steps")
+    axes.xaxis.set_major_formatter(lambda value, _: f"{value:,.0f}")
+    above = axes.secondary_xaxis("top", functions=(_times(tokens_per_step), _times(1 / tokens_per_step)))
+    above.set_xlabel("tokens", fontsize="small")
+    above.xaxis.set_major_formatter(lambda value, _: _short(value))
+    axes.grid(alpha=0.25)
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.legend(frameon=False)
+
+
+def _times(factor: float) -> Callable[[Any], Any]:
     return lambda values: values * factor
+
+
+def _running_mean(values: np.ndarray, window: int) -> np.ndarray:
+    """Mean of up to `window` values that end at each place."""
+    sums = np.cumsum(np.concatenate([[0.0], values]))
+    ends = np.arange(1, len(values) + 1)
+    begins = np.maximum(ends - window, 0)
+    return (sums[ends] - sums[begins]) / (ends - begins)
 
 
 def _short(value: float) -> str:

@@ -162,7 +162,7 @@ class TrainingModule(L.LightningModule):
     def on_validation_epoch_start(self) -> None:
         self.clock.pause()
         self._val_loss_sum = torch.zeros((), dtype=torch.float64, device=self.device)
-        self._val_tokens = 0
+        self._val_tokens = torch.zeros((), dtype=torch.int64, device=self.device)
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         if len(batch[0]) == 0:

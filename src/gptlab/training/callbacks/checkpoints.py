@@ -30,8 +30,9 @@ class Checkpoints(L.Callback):
 
     def on_train_batch_end(self, trainer: L.Trainer, module: L.LightningModule, *_: Any) -> None:
         step = trainer.global_step
-        validates = trainer.should_stop or step % int(trainer.val_check_batch or 1) == 0
-        if step % self.save_every == 0 and not validates:
+        is_last, is_due = trainer.should_stop, step % self.save_every == 0
+        validates = trainer.enable_validation and (is_last or step % int(trainer.val_check_batch or 1) == 0)
+        if (is_due or is_last) and not validates:
             self._save_last(trainer)
 
     def on_validation_end(self, trainer: L.Trainer, module: L.LightningModule) -> None:
@@ -47,7 +48,7 @@ class Checkpoints(L.Callback):
     def _save_last(self, trainer: L.Trainer) -> None:
         if trainer.global_step != self._saved_step:
             self._saved_step = trainer.global_step
-            trainer.save_checkpoint(self.directory / LAST)
+            trainer.save_checkpoint(self.directory / LAST, weights_only=False)
 
     def state_dict(self) -> dict[str, Any]:
         return {"best_val_loss": self.best_val_loss, "best_step": self.best_step}

@@ -6,20 +6,24 @@ import lightning as L
 import torch
 from lightning.pytorch.utilities.rank_zero import rank_zero_only
 
+from gptlab.errors import UserError
 from gptlab.generation.decoding import generate
 from gptlab.generation.sampling import make_sampler
+from gptlab.tokenizer import Tokenizer
 from gptlab.training.loggers import TensorBoard
 from gptlab.training.module import TrainingModule
 
 log = logging.getLogger("gptlab")
+
+PROMPT_TOKENS = 8
 
 
 class Samples(L.Callback):
     """Continues a prompt and shows the text in the terminal and in TensorBoard.
 
     Args:
-        prompt: what to continue; None takes the first tokens of the validation text.
-        prompt_tokens: how many those are.
+        prompt: what to continue; None begins a new document where the tokenizer has an end-of-text token, and
+            continues the first words of the validation text where it has none.
         max_new_tokens, temperature, top_k: as in generation.
         seed: the same at every validation, so that texts differ by what was learnt.
     """
@@ -28,7 +32,6 @@ class Samples(L.Callback):
         self,
         *,
         prompt: str | None,
-        prompt_tokens: int,
         max_new_tokens: int,
         temperature: float,
         top_k: int | None,
@@ -36,19 +39,27 @@ class Samples(L.Callback):
     ) -> None:
         make_sampler(temperature=temperature, top_k=top_k, top_p=None, generator=None)  # refuses bad values now
         self.prompt = prompt
-        self.prompt_tokens = prompt_tokens
         self.max_new_tokens = max_new_tokens
         self.temperature = temperature
         self.top_k = top_k
         self.seed = seed
 
+    def encoded_prompt(self, tokenizer: Tokenizer) -> list[int] | None:
+        """Ids of the prompt, if there is one. Raises UserError where the vocabulary lacks a part of it."""
+        if self.prompt is None:
+            return None
+        try:
+            ids = tokenizer.encode(self.prompt)
+        except ValueError as error:
+            raise UserError(f"callbacks.samples.prompt={self.prompt}: {error}") from None
+        if not ids:
+            raise UserError("callbacks.samples.prompt is empty: null begins a text by itself")
+        return ids
+
     @rank_zero_only
     def on_validation_end(self, trainer: L.Trainer, module: L.LightningModule) -> None:
         assert isinstance(module, TrainingModule)
-        if self.prompt is not None:
-            prompt = module.tokenizer.encode(self.prompt)
-        else:
-            prompt = trainer.datamodule.val.tokens[: self.prompt_tokens].tolist()  # type: ignore[attr-defined]
+        prompt = self.encoded_prompt(module.tokenizer) or self._default_prompt(trainer, module.tokenizer)
         sampler = make_sampler(
             temperature=self.temperature,
             top_k=self.top_k,
@@ -59,8 +70,24 @@ class Samples(L.Callback):
         with trainer.precision_plugin.forward_context():
             steps = generate(model, [prompt], max_new_tokens=self.max_new_tokens, sampler=sampler)  # type: ignore[arg-type]
             new_tokens = [tokens[0] for tokens in steps]
-        text = module.tokenizer.decode(prompt + new_tokens)
-        log.info("sample │ %s", "\n       │ ".join(text.splitlines()))
+        text = _until_end(module.tokenizer, prompt, new_tokens)
+        log.info("sample │ %s", "\n       │ ".join(line for line in text.splitlines() if line.strip()))
         for logger in trainer.loggers:
             if isinstance(logger, TensorBoard):
                 logger.log_text("sample", text, trainer.global_step)
+
+    @staticmethod
+    def _default_prompt(trainer: L.Trainer, tokenizer: Tokenizer) -> list[int]:
+        if tokenizer.eot is not None:
+            return [tokenizer.eot]
+        return trainer.datamodule.val.tokens[:PROMPT_TOKENS].tolist()  # type: ignore[attr-defined]
+
+
+def _until_end(tokenizer: Tokenizer, prompt: list[int], new_tokens: list[int]) -> str:
+    """The text, without the end-of-text token that began it, up to the one that ends it."""
+    shown = [token for token in prompt if token != tokenizer.eot]
+    for token in new_tokens:
+        if token == tokenizer.eot:
+            break
+        shown.append(token)
+    return tokenizer.decode(shown)

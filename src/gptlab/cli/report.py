@@ -1,0 +1,55 @@
+"""The end of a training run: a short table, and what one would do next."""
+
+import logging
+import os
+import shlex
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from gptlab.cli.compose import command_line
+
+if TYPE_CHECKING:
+    from gptlab.training.run import Outcome
+
+log = logging.getLogger("gptlab")
+
+
+def report(outcome: "Outcome", run_dir: Path) -> None:
+    """Say how the run went, and print the next commands ready to paste."""
+    summary, place = outcome.summary, shortened(run_dir)
+    if outcome.failure is not None:
+        log.error("failed at step %d: %s (traceback in %s/train.log)", summary["steps"], outcome.failure, place)
+    if summary["val_loss"] is not None:
+        log.info("")
+        for name, value in _rows(summary, place).items():
+            log.info("  %-14s %s", name, value)
+    if summary["last_checkpoint"] is None:
+        return
+    longer = {"max_steps": 2 * summary["steps"]} if summary["status"] == "finished" else {}
+    log.info("")
+    log.info("next:")
+    log.info("  %s", command_line("generate", checkpoint=place, prompt="The"))
+    log.info("  tensorboard --logdir %s", "outputs" if place.startswith("outputs") else shlex.quote(place))
+    log.info("  %s", command_line("train", resume=place, **longer))
+
+
+def shortened(path: Path) -> str:
+    """Relative to where the user stands, when it lies below."""
+    relative = os.path.relpath(path)
+    return str(path) if relative.startswith("..") else relative
+
+
+def _rows(summary: dict[str, Any], place: str) -> dict[str, str]:
+    minutes, seconds = divmod(round(summary["seconds"]), 60)
+    bits = summary["val_bits_per_byte"]
+    return {
+        summary["status"]: f"{summary['steps']:,} steps",
+        "parameters": f"{summary['parameters']:,}",
+        "tokens": f"{summary['tokens']:,}",
+        "time": f"{minutes}:{seconds:02d} min",
+        "speed": f"{summary['tokens_per_second']:,.0f} tokens/s",
+        "val loss": f"{summary['val_loss']:.4f} nats per token",
+        "perplexity": f"{summary['val_perplexity']:.2f}",
+        "bits per byte": f"{bits:.4f}" if bits is not None else "not known: this tokenizer loses bytes",
+        "run directory": place,
+    }
