@@ -44,7 +44,7 @@ CASES = {
     "wrong type at the root": (["train", "max_steps=many"], ["max_steps=many must be a whole number"]),
     "fraction for a whole number": (["train", "batch_size=2.5"], ["batch_size=2.5 must be a whole number"]),
     "null where a value is needed": (["train", "seed=null"], ["seed=null must be a whole number"]),
-    "heads do not divide": (["train", "model.n_heads=5"], ["d_model=192 is not divisible by n_heads=5"]),
+    "heads do not divide": (["train", "model.n_heads=5"], ["d_model=256 is not divisible by n_heads=5"]),
     "no steps": (["train", "max_steps=0"], ["max_steps=0 must be at least 1"]),
     "dropout of one": (["train", "model.dropout=1"], ["model.dropout=1", "[0, 1)"]),
     "negative lr": (["train", "optimizer.lr=-1"], ["optimizer.lr=-1"]),

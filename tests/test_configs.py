@@ -12,6 +12,7 @@ from hydra.utils import get_object
 
 from conftest import CONF, choices
 from gptlab import build
+from gptlab.settings import DataSettings
 
 GROUPS = sorted(str(path.relative_to(CONF)) for path in CONF.rglob("*") if path.is_dir())
 CHOICES = [(group, name) for group in GROUPS for name in choices(group)]
@@ -44,7 +45,7 @@ def test_every_choice_composes_and_binds(group: str, name: str) -> None:
         if key == "tokenizer":
             inspect.signature(target.train).bind([], **arguments)
         elif key == "data":
-            shared = set(build.DataSettings.__annotations__)
+            shared = set(DataSettings.__annotations__)
             inspect.signature(target).bind(**{k: v for k, v in arguments.items() if k not in shared})
             assert shared <= set(arguments)
         else:

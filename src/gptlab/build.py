@@ -5,14 +5,10 @@ becomes what the target returns for the node's other keys; `_partial_: true` lea
 Data and training are reached through their `_target_` alone, so that building a model imports no Lightning.
 """
 
-import difflib
 import functools
-import inspect
-import math
-import types
 import typing
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass, fields
+from collections.abc import Callable
+from dataclasses import fields
 from typing import Any
 
 import torch
@@ -20,9 +16,10 @@ from hydra.utils import get_object
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
+from gptlab.arguments import check_arguments
 from gptlab.errors import UserError
-from gptlab.generation.sampling import make_sampler
 from gptlab.model import GPT
+from gptlab.settings import DataSettings, GenerationSettings, Settings
 from gptlab.tokenizer import Tokenizer
 
 Config = dict[str, Any]
@@ -36,90 +33,6 @@ TRAINER_IS_OURS = {
     *("logger", "callbacks", "default_root_dir", "enable_checkpointing", "enable_progress_bar"),
 }
 """Steps, intervals, clipping and accumulation: Lightning counts them in batches, gptlab in optimizer steps."""
-
-
-@dataclass(frozen=True)
-class Settings:
-    """The knobs at the root of train.yaml. Steps are optimizer steps, batches are sequences."""
-
-    seed: int
-    context_length: int
-    batch_size: int
-    micro_batch_size: int | None
-    max_steps: int
-    validate_every: int
-    save_every: int
-    grad_clip: float | None
-    run_dir: str | None
-    resume: str | None
-
-    def __post_init__(self) -> None:
-        for name in (
-            "context_length",
-            "batch_size",
-            "micro_batch_size",
-            "max_steps",
-            "validate_every",
-            "save_every",
-        ):
-            value = getattr(self, name)
-            if value is not None and value < 1:
-                raise ValueError(f"{name}={value} must be at least 1")
-        if self.seed < 0:
-            raise ValueError(f"seed={self.seed} must be 0 or more")
-        if self.grad_clip is not None and not self.grad_clip > 0:
-            raise ValueError(f"grad_clip={self.grad_clip} must be more than 0; null clips nothing")
-
-
-@dataclass(frozen=True)
-class DataSettings:
-    """The knobs of the data group that every source shares: how its text becomes windows."""
-
-    stride: int | None
-    val_fraction: float
-    num_workers: int
-    cache_dir: str | None
-
-    def __post_init__(self) -> None:
-        if self.stride is not None and self.stride < 1:
-            raise ValueError(f"stride={self.stride} must be at least 1; null is the context length")
-        if not 0 < self.val_fraction < 1:
-            raise ValueError(f"val_fraction={self.val_fraction} must lie between 0 and 1")
-        if self.num_workers < 0:
-            raise ValueError(f"num_workers={self.num_workers} must be 0 or more")
-
-
-@dataclass(frozen=True)
-class GenerationSettings:
-    """The settings of generate.yaml."""
-
-    prompt: str | list[str]
-    checkpoint: str | None
-    max_new_tokens: int
-    temperature: float
-    top_k: int | None
-    top_p: float | None
-    greedy: bool
-    seed: int
-    num_samples: int
-    stop: str | list[str] | None
-    accelerator: str
-
-    def __post_init__(self) -> None:
-        for name in ("max_new_tokens", "num_samples"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name}={getattr(self, name)} must be at least 1")
-        if self.seed < 0:
-            raise ValueError(f"seed={self.seed} must be 0 or more")
-        make_sampler(temperature=self.temperature, top_k=self.top_k, top_p=self.top_p, generator=None)
-
-    @property
-    def prompts(self) -> list[str]:
-        return [self.prompt] if isinstance(self.prompt, str) else self.prompt
-
-    @property
-    def stops(self) -> list[str]:
-        return [self.stop] if isinstance(self.stop, str) else self.stop or []
 
 
 def resolve(cfg: DictConfig) -> Config:
@@ -161,7 +74,7 @@ def tokenizer_class(config: Config) -> tuple[type[Tokenizer], Config]:
     node = config["tokenizer"]
     cls = _locate(node, "tokenizer")
     recipe = {key: value for key, value in node.items() if not key.startswith("_")}
-    _check_arguments(cls.train, {"documents": [], **recipe}, key="tokenizer")
+    check_arguments(cls.train, {"documents": [], **recipe}, key="tokenizer")
     return cls, recipe
 
 
@@ -245,15 +158,9 @@ def construct(node: Any, *, key: str, **facts: Any) -> Any:
     target = _locate(node, key)
     arguments.update(facts)
     if node.get("_partial_", False):
-        _check_arguments(target, arguments, key, partial=True)
+        check_arguments(target, arguments, key, partial=True)
         return _explained(functools.partial(target, **arguments), key)
     return _call(target, arguments, key)
-
-
-def nearest(name: str, names: Iterable[str]) -> str:
-    """`, did you mean x?` where some name is near."""
-    match = difflib.get_close_matches(name, list(names), n=1, cutoff=0.5)
-    return f"; did you mean {match[0]}?" if match else ""
 
 
 def _locate(node: Any, key: str) -> Any:
@@ -266,7 +173,7 @@ def _locate(node: Any, key: str) -> Any:
 
 
 def _call(target: Callable[..., Any], arguments: dict[str, Any], key: str) -> Any:
-    _check_arguments(target, arguments, key)
+    check_arguments(target, arguments, key)
     return _explained(target, key)(**arguments)
 
 
@@ -288,76 +195,3 @@ def _names_a_setting(error: ValueError) -> bool:
     """Whether a message begins with `name=value`, so that a key in front of it reads as an override."""
     name, equals, _ = str(error).partition("=")
     return bool(equals) and name.isidentifier()
-
-
-def _check_arguments(target: Callable[..., Any], arguments: dict[str, Any], key: str, *, partial: bool = False) -> None:
-    """Bind names and types to the signature, with messages for people."""
-    parameters = inspect.signature(target).parameters
-    if any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values()):
-        return
-    place = f"{key}." if key else ""
-    for name in arguments:
-        if name not in parameters:
-            raise UserError(f"{place}{name} is not a setting of {_name(target)}{nearest(name, parameters)}")
-    if not partial:
-        for name, parameter in parameters.items():
-            if parameter.default is parameter.empty and name not in arguments:
-                raise UserError(f"{place}{name} is missing: {_name(target)} needs it")
-    if not (target.__module__ or "").startswith("gptlab."):
-        return  # a library checks its own arguments
-    hints = typing.get_type_hints(target.__init__ if inspect.isclass(target) else target)
-    for name, value in arguments.items():
-        if name in hints and not _fits(value, hints[name]):
-            shown = "null" if value is None else value
-            raise UserError(f"{place}{name}={shown} must be {_describe(hints[name])}")
-
-
-def _name(target: Any) -> str:
-    return getattr(target, "__qualname__", str(target))
-
-
-SCALARS = {
-    int: "a whole number",
-    float: "a number",
-    bool: "true or false",
-    str: "text",
-    types.NoneType: "null",
-}
-
-
-def _alternatives(hint: Any) -> tuple[Any, ...]:
-    is_union = typing.get_origin(hint) in (typing.Union, types.UnionType)
-    return typing.get_args(hint) if is_union else (hint,)
-
-
-def _fits(value: Any, hint: Any) -> bool:
-    """Whether a value is of a scalar type, or of a sequence of them; other hints are not judged."""
-
-    def fits_one(hint: Any) -> bool:
-        if hint is float:
-            return isinstance(value, int | float) and not isinstance(value, bool) and not math.isnan(value)
-        if hint is int:
-            return isinstance(value, int) and not isinstance(value, bool)
-        if hint in SCALARS:
-            return isinstance(value, hint)
-        if typing.get_origin(hint) in (list, tuple):
-            items = [item for item in typing.get_args(hint) if item is not ...]
-            return (
-                isinstance(value, list | tuple)
-                and (typing.get_origin(hint) is list or ... in typing.get_args(hint) or len(value) == len(items))
-                and all(any(_fits(element, item) for item in items) for element in value)
-            )
-        return True
-
-    return any(fits_one(alternative) for alternative in _alternatives(hint))
-
-
-def _describe(hint: Any) -> str:
-    def describe_one(hint: Any) -> str:
-        if typing.get_origin(hint) in (list, tuple):
-            items = typing.get_args(hint)
-            inner = " and ".join(_describe(item) for item in items if item is not ...)
-            return f"a list of {inner}"
-        return SCALARS.get(hint, str(hint))
-
-    return " or ".join(describe_one(alternative) for alternative in _alternatives(hint))

@@ -8,7 +8,7 @@ from gptlab.training.loggers import COLUMNS, CSV, read_metrics
 def write(directory: Path, steps: range) -> CSV:
     logger = CSV(save_dir=str(directory))
     for step in steps:
-        logger.log_metrics({"train/loss": 5.0 / step, "tokens": 100 * step, "unknown": 1.0}, step)
+        logger.log_metrics({"train/loss": 5.0 / step, "tokens": 100 * step}, step)
         if step % 2 == 0:
             logger.log_metrics({"val/loss": 6.0 / step, "val/perplexity": math.exp(6.0 / step)}, step)
     return logger
@@ -27,6 +27,15 @@ def test_a_step_is_one_row_with_its_validation(tmp_path: Path) -> None:
 def test_all_but_the_row_under_way_is_on_disk(tmp_path: Path) -> None:
     write(tmp_path, range(1, 5))
     assert read_metrics(tmp_path / "metrics.csv")["step"] == [1, 2, 3]
+
+
+def test_a_number_that_appears_later_gets_a_column(tmp_path: Path) -> None:
+    logger = write(tmp_path, range(1, 3))
+    logger.log_metrics({"val/accuracy": 0.5}, 3)
+    logger.finalize("success")
+    accuracy = read_metrics(tmp_path / "metrics.csv")["val/accuracy"]
+    assert [math.isnan(value) for value in accuracy[:2]] == [True, True]
+    assert accuracy[2] == 0.5
 
 
 def test_resuming_cuts_later_and_half_written_rows(tmp_path: Path) -> None:

@@ -1,41 +1,18 @@
-"""Hydra: from the command line to a configuration, and from any exception to one line and a status."""
+"""Hydra: from the command line to a configuration, and from whatever happens then to an exit status."""
 
 import os
-import re
-import shlex
 import signal
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
-from pathlib import Path
+from contextlib import contextmanager
 
 import hydra
-from hydra import compose, initialize_config_dir
-from hydra.core.global_hydra import GlobalHydra
-from hydra.errors import (
-    ConfigCompositionException,
-    HydraException,
-    MissingConfigException,
-    OverrideParseException,
-)
-from omegaconf import DictConfig, OmegaConf
-from omegaconf.errors import OmegaConfBaseException
+from omegaconf import DictConfig
 
-from gptlab.build import nearest
+from gptlab.cli.explain import CONF, explain
 from gptlab.cli.free_text import quote_free_text
-from gptlab.errors import UserError
 
 FULL_ERROR = "HYDRA_FULL_ERROR"
-
-
-def _conf() -> Path:
-    """In a wheel conf/ lies inside the package, in a checkout beside src/."""
-    package = Path(__file__).resolve().parents[1]
-    packaged = package / "conf"
-    return packaged if packaged.is_dir() else package.parents[1] / "conf"
-
-
-CONF = _conf()
 
 
 def run_command(task: Callable[[DictConfig], int], *, config_name: str, arguments: list[str]) -> int:
@@ -83,17 +60,9 @@ def run_command(task: Callable[[DictConfig], int], *, config_name: str, argument
         return end
     if wants_traceback:
         raise end
-    line = _explain(end, config_name, arguments)
+    line = explain(end, config_name, arguments)
     print(f"error: {line}" if line else f"failed: {_one_line(end)}", file=sys.stderr)
     return 2 if line else 1
-
-
-def command_line(command: str, **overrides: object) -> str:
-    """A command to paste, in the form in which this process was started."""
-    script = Path(sys.argv[0])
-    in_checkout = script.name in ("train.py", "generate.py")
-    program = ["python", str(script.with_name(f"{command}.py"))] if in_checkout else ["gptlab", command]
-    return " ".join([*program, *(f"{key}={shlex.quote(str(value))}" for key, value in overrides.items())])
 
 
 def _flags_first(arguments: list[str]) -> list[str]:
@@ -128,56 +97,3 @@ def _raise_instead_of_print() -> Callable[[], None]:
 def _one_line(error: BaseException) -> str:
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     return f"{type(error).__name__}: {lines[0] if lines else ''} ({FULL_ERROR}=1 shows the traceback)"
-
-
-def _explain(error: Exception, config_name: str, arguments: list[str]) -> str | None:
-    """One sentence for a user's mistake, None for anything else."""
-    if isinstance(error, UserError):
-        return str(error)
-    if isinstance(error, OverrideParseException):
-        return f"{error.override!r} cannot be read as key=value: put quotes around a value with special characters"
-    if isinstance(error, MissingConfigException) and error.missing_cfg_file:
-        group, _, choice = str(error.missing_cfg_file).rpartition("/")
-        options = [str(option) for option in error.options or ()]
-        there_are = f" (there are {', '.join(sorted(options))})" if options else ""
-        return f"{group or config_name}={choice} is not one of the choices{nearest(choice, options)}{there_are}"
-    if isinstance(error, ConfigCompositionException | HydraException | OmegaConfBaseException):
-        key = re.search(r"Could not (?:override|delete|append to config).*? '([^'@]+)", str(error))
-        if key is None:
-            return str(error).splitlines()[0]
-        return _unknown_key(key[1].lstrip("+~"), config_name, arguments)
-    return None
-
-
-def _unknown_key(key: str, config_name: str, arguments: list[str]) -> str:
-    """`key` is in no composed configuration of this command: name what is near."""
-    known = _known_keys(config_name, arguments)
-    group, _, name = key.rpartition(".")
-    if group and name in known:
-        return f"{key} is not a setting: {name} belongs to the root, write {name}=<value>"
-    match = nearest(key, known) or nearest(f".{name}", [k for k in known if k.endswith(f".{name}") or "." in k])
-    return f"{key} is not a setting{match} ({command_line(config_name)} --help shows all)"
-
-
-def _known_keys(config_name: str, arguments: list[str]) -> list[str]:
-    """Every dotted key of the configuration, composed with the group choices that are valid."""
-    GlobalHydra.instance().clear()
-    keys: list[str] = []
-    with initialize_config_dir(str(CONF), version_base="1.3"):
-        chosen = [a for a in arguments if re.fullmatch(r"[\w/]+=[\w-]+", a) and (CONF / a.partition("=")[0]).is_dir()]
-        for overrides in (chosen, []):
-            with suppress(HydraException, OmegaConfBaseException):
-                cfg = compose(config_name, overrides=overrides)
-                keys += [
-                    *_dotted(OmegaConf.to_container(cfg)),
-                    *(path.name for path in CONF.iterdir() if path.is_dir()),
-                ]
-                break
-    return keys
-
-
-def _dotted(node: object, prefix: str = "") -> Iterator[str]:
-    if isinstance(node, dict):
-        for name, value in node.items():
-            yield prefix + name
-            yield from _dotted(value, f"{prefix}{name}.")

@@ -14,6 +14,7 @@ from gptlab.errors import UserError
 from gptlab.generation import decoding
 from gptlab.generation.sampling import make_sampler
 from gptlab.generation.stream import TextStream
+from gptlab.settings import GenerationSettings
 from gptlab.training.devices import device_type
 
 
@@ -47,7 +48,7 @@ def generate(cfg: DictConfig) -> int:
 
 
 def _continuations(
-    loaded: Loaded, prompts: list[list[int]], settings: build.GenerationSettings, device: str
+    loaded: Loaded, prompts: list[list[int]], settings: GenerationSettings, device: str
 ) -> Iterator[tuple[int, str]]:
     """(row, new text) as it becomes certain, until every row has met its end-of-text token, a stop, or the limit."""
     sampler = make_sampler(

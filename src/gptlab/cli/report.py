@@ -6,7 +6,7 @@ import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from gptlab.cli.compose import command_line
+from gptlab.cli.explain import command_line
 
 if TYPE_CHECKING:
     from gptlab.training.run import Outcome

@@ -6,7 +6,7 @@ import yaml
 
 from gptlab.build import Config
 from gptlab.checkpoint import read_checkpoint
-from gptlab.cli.compose import command_line
+from gptlab.cli.explain import command_line
 from gptlab.errors import UserError
 
 CHANGEABLE_KEYS = ("max_steps", "validate_every", "save_every", "data.num_workers", "data.cache_dir")

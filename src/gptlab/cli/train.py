@@ -19,6 +19,7 @@ from gptlab.cli.resume import last_checkpoint, resumed_config
 from gptlab.data.corpus import Corpus, TokenizerRecipe, prepare
 from gptlab.data.windows import EveryTarget, WindowDataset, split
 from gptlab.errors import UserError
+from gptlab.settings import Settings
 from gptlab.tokenizer import Tokenizer
 from gptlab.training import devices
 from gptlab.training.log import RunLog, show_pieces
@@ -75,7 +76,7 @@ def _placed(cfg: DictConfig, run_dir: Path) -> build.Config:
     return build.resolve(cfg)
 
 
-def _rehearse(config: build.Config, settings: build.Settings, hardware: devices.Hardware, tokenizer: Tokenizer) -> None:
+def _rehearse(config: build.Config, settings: Settings, hardware: devices.Hardware, tokenizer: Tokenizer) -> None:
     """Build loggers, callbacks and Trainer once before there is a directory: what they refuse leaves nothing behind."""
     from gptlab.training.callbacks.samples import Samples
     from gptlab.training.log import quiet_lightning
@@ -95,7 +96,7 @@ class PreparedData:
     val: EveryTarget
 
 
-def _prepare_data(config: build.Config, settings: build.Settings) -> PreparedData:
+def _prepare_data(config: build.Config, settings: Settings) -> PreparedData:
     knobs = build.data_settings(config)
     source = build.source(config)
     tokenizer_class, recipe = build.tokenizer_class(config)
@@ -115,7 +116,7 @@ def _prepare_data(config: build.Config, settings: build.Settings) -> PreparedDat
     return PreparedData(corpus, train_windows, val_windows)
 
 
-def _trainer(config: build.Config, settings: build.Settings, hardware: devices.Hardware) -> "L.Trainer":
+def _trainer(config: build.Config, settings: Settings, hardware: devices.Hardware) -> "L.Trainer":
     """Loggers, callbacks, and the Trainer that holds them; nothing is written yet."""
     from gptlab.training.checkpoint_io import WholeFileCheckpointIO
 
@@ -142,7 +143,7 @@ def _trainer(config: build.Config, settings: build.Settings, hardware: devices.H
 
 def _fit(
     config: build.Config,
-    settings: build.Settings,
+    settings: Settings,
     hardware: devices.Hardware,
     rows: int,
     data: PreparedData,
@@ -216,7 +217,7 @@ def _experiment() -> str:
     return Path(HydraConfig.get().runtime.choices.get("experiment") or "default").stem
 
 
-def _wanted_run_dir(settings: build.Settings) -> str | None:
+def _wanted_run_dir(settings: Settings) -> str | None:
     hydra = HydraConfig.get()
     if settings.run_dir is None and hydra.mode == RunMode.MULTIRUN:
         return str(Path(hydra.sweep.dir, hydra.sweep.subdir))

@@ -8,6 +8,8 @@ from typing import Any
 from lightning.fabric.utilities.rank_zero import rank_zero_only
 from lightning.pytorch.loggers import Logger, TensorBoardLogger
 
+from gptlab.training.files import write_whole
+
 COLUMNS = (
     "step",
     "tokens",
@@ -60,13 +62,14 @@ class CSV(Logger):
     """metrics.csv: one row a logged step, append-only and flushed.
 
     A step's training and validation numbers come one after the other; the row is written when the next step begins, or
-    at the end.
+    at the end. A number that has no column yet, of an objective with metrics of its own, gets one.
     """
 
     def __init__(self, *, save_dir: str) -> None:
         super().__init__()
         self.path = Path(save_dir) / "metrics.csv"
         self._row: dict[str, float] = {}
+        self._columns: list[str] = []  # of the file; none before its first row
 
     @property
     def name(self) -> str:
@@ -90,13 +93,20 @@ class CSV(Logger):
     def save(self) -> None:
         if not self._row:
             return
-        is_new = not self.path.exists()
+        known = self._columns or COLUMNS
+        new = [name for name in self._row if name not in known]
+        if new or not self._columns:
+            self._write_header([*known, *new])
         with self.path.open("a", newline="") as file:
-            writer = csv.DictWriter(file, COLUMNS, extrasaction="ignore")
-            if is_new:
-                writer.writeheader()
-            writer.writerow({name: _rounded(value) for name, value in self._row.items()})
+            values = {name: _rounded(value) for name, value in self._row.items()}
+            csv.DictWriter(file, self._columns, lineterminator="\n").writerow(values)
         self._row = {}
+
+    def _write_header(self, columns: list[str]) -> None:
+        rows = self.path.read_text().splitlines()[1:] if self.path.exists() else []
+        blank = "," * (len(columns) - len(self._columns))
+        write_whole(self.path, "\n".join([",".join(columns), *(row + blank for row in rows), ""]))
+        self._columns = columns
 
     @rank_zero_only
     def resume_at(self, step: int) -> None:
@@ -105,9 +115,8 @@ class CSV(Logger):
             return
         header, *rows = self.path.read_text().splitlines(keepends=True)
         kept = [row for row in rows if row.endswith("\n") and int(row.split(",")[0]) <= step]
-        replacement = self.path.with_name(self.path.name + ".tmp")
-        replacement.write_text(header + "".join(kept))
-        replacement.replace(self.path)
+        write_whole(self.path, header + "".join(kept))
+        self._columns = header.strip().split(",")
 
     @rank_zero_only
     def finalize(self, status: str) -> None:
@@ -121,5 +130,6 @@ def _rounded(value: float) -> str | float:
 def read_metrics(path: Path) -> dict[str, list[float]]:
     """The columns of a metrics.csv; nan where a step has no value."""
     with path.open(newline="") as file:
-        rows = list(csv.DictReader(file))
-    return {name: [float(row[name]) if row.get(name) else math.nan for row in rows] for name in COLUMNS}
+        reader = csv.DictReader(file)
+        rows = list(reader)
+    return {name: [float(row[name]) if row[name] else math.nan for row in rows] for name in reader.fieldnames or ()}

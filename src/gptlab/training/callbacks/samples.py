@@ -3,6 +3,8 @@
 import logging
 
 import lightning as L
+import numpy as np
+import regex
 import torch
 from lightning.pytorch.utilities.rank_zero import rank_zero_only
 
@@ -15,15 +17,15 @@ from gptlab.training.module import TrainingModule
 
 log = logging.getLogger("gptlab")
 
-PROMPT_TOKENS = 8
+SENTENCE_BEGINS = regex.compile(r"(?<=[.!?]\s+)\p{Lu}\p{L}*(?: \p{L}+){1,2}")
+SEARCHED_TOKENS, FALLBACK_TOKENS = 4000, 8
 
 
 class Samples(L.Callback):
     """Continues a prompt and shows the text in the terminal and in TensorBoard.
 
     Args:
-        prompt: what to continue; None begins a new document where the tokenizer has an end-of-text token, and
-            continues the first words of the validation text where it has none.
+        prompt: what to continue; None takes the first words of a sentence of the validation text.
         max_new_tokens, temperature, top_k: as in generation.
         seed: the same at every validation, so that texts differ by what was learnt.
     """
@@ -53,13 +55,16 @@ class Samples(L.Callback):
         except ValueError as error:
             raise UserError(f"callbacks.samples.prompt={self.prompt}: {error}") from None
         if not ids:
-            raise UserError("callbacks.samples.prompt is empty: null begins a text by itself")
+            raise UserError("callbacks.samples.prompt is empty: null takes the first words of a sentence")
         return ids
 
     @rank_zero_only
     def on_validation_end(self, trainer: L.Trainer, module: L.LightningModule) -> None:
         assert isinstance(module, TrainingModule)
-        prompt = self.encoded_prompt(module.tokenizer) or self._default_prompt(trainer, module.tokenizer)
+        prompt = self.encoded_prompt(module.tokenizer) or first_words(
+            trainer.datamodule.val.tokens,  # type: ignore[attr-defined]
+            module.tokenizer,
+        )
         sampler = make_sampler(
             temperature=self.temperature,
             top_k=self.top_k,
@@ -76,16 +81,21 @@ class Samples(L.Callback):
             if isinstance(logger, TensorBoard):
                 logger.log_text("sample", text, trainer.global_step)
 
-    @staticmethod
-    def _default_prompt(trainer: L.Trainer, tokenizer: Tokenizer) -> list[int]:
-        if tokenizer.eot is not None:
-            return [tokenizer.eot]
-        return trainer.datamodule.val.tokens[:PROMPT_TOKENS].tolist()  # type: ignore[attr-defined]
+
+def first_words(tokens: np.ndarray, tokenizer: Tokenizer) -> list[int]:
+    """Ids of the words that begin a sentence of a text, or of its first words where no sentence is found.
+
+    Args:
+        tokens: (n_tokens,), of which the first thousands are looked at.
+        tokenizer: that they were made with.
+    """
+    sentence = SENTENCE_BEGINS.search(tokenizer.decode(tokens[:SEARCHED_TOKENS].tolist()))
+    return tokenizer.encode(sentence[0]) if sentence else tokens[:FALLBACK_TOKENS].tolist()
 
 
 def _until_end(tokenizer: Tokenizer, prompt: list[int], new_tokens: list[int]) -> str:
-    """The text, without the end-of-text token that began it, up to the one that ends it."""
-    shown = [token for token in prompt if token != tokenizer.eot]
+    """The text, up to the end-of-text token where there is one."""
+    shown = list(prompt)
     for token in new_tokens:
         if token == tokenizer.eot:
             break

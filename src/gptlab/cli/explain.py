@@ -1,0 +1,88 @@
+"""One sentence for a user's mistake, with the nearest valid name; and commands to paste."""
+
+import re
+import shlex
+import sys
+from collections.abc import Iterator
+from contextlib import suppress
+from pathlib import Path
+
+from hydra import compose, initialize_config_dir
+from hydra.core.global_hydra import GlobalHydra
+from hydra.errors import ConfigCompositionException, HydraException, MissingConfigException, OverrideParseException
+from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from gptlab.arguments import nearest
+from gptlab.errors import UserError
+
+
+def _conf() -> Path:
+    """In a wheel conf/ lies inside the package, in a checkout beside src/."""
+    package = Path(__file__).resolve().parents[1]
+    packaged = package / "conf"
+    return packaged if packaged.is_dir() else package.parents[1] / "conf"
+
+
+CONF = _conf()
+
+
+def command_line(command: str, **overrides: object) -> str:
+    """A command to paste, in the form in which this process was started."""
+    script = Path(sys.argv[0])
+    in_checkout = script.name in ("train.py", "generate.py")
+    program = ["python", shlex.quote(str(script.with_name(f"{command}.py")))] if in_checkout else ["gptlab", command]
+    return " ".join([*program, *(f"{key}={shlex.quote(str(value))}" for key, value in overrides.items())])
+
+
+def explain(error: Exception, config_name: str, arguments: list[str]) -> str | None:
+    """One sentence for a user's mistake, None for anything else."""
+    if isinstance(error, UserError):
+        return str(error)
+    if isinstance(error, OverrideParseException):
+        return f"{error.override!r} cannot be read as key=value: put quotes around a value with special characters"
+    if isinstance(error, MissingConfigException) and error.missing_cfg_file:
+        group, _, choice = str(error.missing_cfg_file).rpartition("/")
+        options = [str(option) for option in error.options or ()]
+        there_are = f" (there are {', '.join(sorted(options))})" if options else ""
+        return f"{group or config_name}={choice} is not one of the choices{nearest(choice, options)}{there_are}"
+    if isinstance(error, ConfigCompositionException | HydraException | OmegaConfBaseException):
+        key = re.search(r"Could not (?:override|delete|append to config).*? '([^'@]+)", str(error))
+        if key is None:
+            return str(error).splitlines()[0]
+        return _unknown_key(key[1].lstrip("+~"), config_name, arguments)
+    return None
+
+
+def _unknown_key(key: str, config_name: str, arguments: list[str]) -> str:
+    """`key` is in no composed configuration of this command: name what is near."""
+    known = _known_keys(config_name, arguments)
+    group, _, name = key.rpartition(".")
+    if group and name in known:
+        return f"{key} is not a setting: {name} belongs to the root, write {name}=<value>"
+    match = nearest(key, known) or nearest(f".{name}", [k for k in known if k.endswith(f".{name}") or "." in k])
+    return f"{key} is not a setting{match} ({command_line(config_name)} --help shows all)"
+
+
+def _known_keys(config_name: str, arguments: list[str]) -> list[str]:
+    """Every dotted key of the configuration, composed with the group choices that are valid."""
+    GlobalHydra.instance().clear()
+    keys: list[str] = []
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        chosen = [a for a in arguments if re.fullmatch(r"[\w/]+=[\w-]+", a) and (CONF / a.partition("=")[0]).is_dir()]
+        for overrides in (chosen, []):
+            with suppress(HydraException, OmegaConfBaseException):
+                cfg = compose(config_name, overrides=overrides)
+                keys += [
+                    *_dotted(OmegaConf.to_container(cfg)),
+                    *(path.name for path in CONF.iterdir() if path.is_dir()),
+                ]
+                break
+    return keys
+
+
+def _dotted(node: object, prefix: str = "") -> Iterator[str]:
+    if isinstance(node, dict):
+        for name, value in node.items():
+            yield prefix + name
+            yield from _dotted(value, f"{prefix}{name}.")

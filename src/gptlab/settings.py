@@ -1,0 +1,89 @@
+"""The scalars that a person sets, with their types and limits. The yaml files own the values."""
+
+from dataclasses import dataclass
+
+from gptlab.generation.sampling import make_sampler
+
+
+@dataclass(frozen=True)
+class Settings:
+    """The knobs at the root of train.yaml. Steps are optimizer steps, batches are sequences."""
+
+    seed: int
+    context_length: int
+    batch_size: int
+    micro_batch_size: int | None
+    max_steps: int
+    validate_every: int
+    save_every: int
+    grad_clip: float | None
+    run_dir: str | None
+    resume: str | None
+
+    def __post_init__(self) -> None:
+        for name in (
+            "context_length",
+            "batch_size",
+            "micro_batch_size",
+            "max_steps",
+            "validate_every",
+            "save_every",
+        ):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise ValueError(f"{name}={value} must be at least 1")
+        if self.seed < 0:
+            raise ValueError(f"seed={self.seed} must be 0 or more")
+        if self.grad_clip is not None and not self.grad_clip > 0:
+            raise ValueError(f"grad_clip={self.grad_clip} must be more than 0; null clips nothing")
+
+
+@dataclass(frozen=True)
+class DataSettings:
+    """The knobs of the data group that every source shares: how its text becomes windows."""
+
+    stride: int | None
+    val_fraction: float
+    num_workers: int
+    cache_dir: str | None
+
+    def __post_init__(self) -> None:
+        if self.stride is not None and self.stride < 1:
+            raise ValueError(f"stride={self.stride} must be at least 1; null is the context length")
+        if not 0 < self.val_fraction < 1:
+            raise ValueError(f"val_fraction={self.val_fraction} must lie between 0 and 1")
+        if self.num_workers < 0:
+            raise ValueError(f"num_workers={self.num_workers} must be 0 or more")
+
+
+@dataclass(frozen=True)
+class GenerationSettings:
+    """The settings of generate.yaml."""
+
+    prompt: str | list[str]
+    checkpoint: str | None
+    max_new_tokens: int
+    temperature: float
+    top_k: int | None
+    top_p: float | None
+    greedy: bool
+    seed: int
+    num_samples: int
+    stop: str | list[str] | None
+    accelerator: str
+
+    def __post_init__(self) -> None:
+        for name in ("max_new_tokens", "num_samples"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name}={getattr(self, name)} must be at least 1")
+        if self.seed < 0:
+            raise ValueError(f"seed={self.seed} must be 0 or more")
+        make_sampler(temperature=self.temperature, top_k=self.top_k, top_p=self.top_p, generator=None)
+
+    @property
+    def prompts(self) -> list[str]:
+        return [self.prompt] if isinstance(self.prompt, str) else self.prompt
+
+    @property
+    def stops(self) -> list[str]:
+        return [self.stop] if isinstance(self.stop, str) else self.stop or []
