@@ -22,7 +22,7 @@ import torch.nn.functional as F
 
 from gptlab.data.module import WindowDataModule
 from gptlab.data.windows import split
-from gptlab.model import GPT
+from gptlab.model import GPT, init
 from gptlab.model.attention.fused import FusedAttention
 from gptlab.objective.next_token import NextToken
 from gptlab.tokenizer.char import CharTokenizer
@@ -46,6 +46,7 @@ def gptlab_seconds(sizes: argparse.Namespace) -> float:
         qkv_bias=True,
         tie_head=True,
         attention=FusedAttention,
+        init=init.gpt2,
     )
     tokens = np.random.default_rng(0).integers(0, VOCABULARY, 500_000).astype(np.uint16)
     train, val = split(tokens, context_length=sizes.context, stride=1, val_fraction=0.01, name="random numbers")

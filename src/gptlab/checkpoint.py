@@ -112,7 +112,7 @@ def _restore_tokenizer(config: build.Config, state: dict[str, Any]) -> Tokenizer
 
 
 def _only_our_own(node: Any, path: Path) -> None:
-    """A checkpoint may come from anyone, and `_target_: os.system` would be a program: only gptlab's classes count."""
+    """A checkpoint may come from anyone, and `_target_: os.system` would be a program: only gptlab's own code counts."""
     if isinstance(node, dict):
         for value in node.values():
             _only_our_own(value, path)
@@ -122,5 +122,6 @@ def _only_our_own(node: Any, path: Path) -> None:
                 found = get_object(target) if target.startswith(("gptlab.model.", "gptlab.tokenizer.")) else None
             except Exception:
                 found = None
-            if not (inspect.isclass(found) and found.__module__.startswith(("gptlab.model.", "gptlab.tokenizer."))):
+            is_code = inspect.isclass(found) or inspect.isfunction(found)
+            if not (is_code and found.__module__.startswith(("gptlab.model.", "gptlab.tokenizer."))):
                 raise UserError(f"{path} wants to be built by {target}, which is no model or tokenizer of gptlab's")

@@ -5,7 +5,7 @@ from hypothesis import strategies as st
 
 from gptlab.generation.decoding import generate
 from gptlab.generation.sampling import greedy, make_sampler
-from gptlab.model import GPT
+from gptlab.model import GPT, init
 from gptlab.model.attention.fused import FusedAttention
 
 CONTEXT = 8
@@ -25,6 +25,7 @@ def model() -> GPT:
         qkv_bias=True,
         tie_head=False,
         attention=FusedAttention,
+        init=init.gpt2,
     ).eval()
     for parameter in model.parameters():  # far from uniform, so that the most likely token is clear
         torch.nn.init.normal_(parameter, std=0.5)
@@ -109,6 +110,6 @@ def test_an_empty_prompt_is_refused(model: GPT) -> None:
 def test_a_context_of_one_token_goes_on(model: GPT) -> None:
     small = GPT(
         **{"vocab_size": 5, "context_length": 1, "n_layers": 1, "n_heads": 1, "d_model": 4, "dropout": 0.0},
-        **{"qkv_bias": True, "tie_head": True, "attention": FusedAttention},
+        **{"qkv_bias": True, "tie_head": True, "attention": FusedAttention, "init": init.gpt2},
     ).eval()
     assert len(continued(small, [[1, 2]], 5)[0]) == 5

@@ -3,11 +3,10 @@ import math
 import pytest
 import torch
 import torch.nn.functional as F
-import yaml
 
-from conftest import CONF, choices, conf_node
+from conftest import choices, conf_node
 from gptlab import build
-from gptlab.model import GPT
+from gptlab.model import GPT, init
 from gptlab.model.attention.fused import FusedAttention
 from gptlab.model.attention.plain import PlainAttention
 from gptlab.training.optimizers import adamw
@@ -26,6 +25,7 @@ def make(**changes: object) -> GPT:
         "qkv_bias": True,
         "tie_head": True,
         "attention": FusedAttention,
+        "init": init.gpt2,
     }
     torch.manual_seed(0)
     return GPT(**{**settings, **changes})
@@ -33,8 +33,9 @@ def make(**changes: object) -> GPT:
 
 def from_config(name: str, *, context_length: int, vocab_size: int) -> GPT:
     node = conf_node("model", name)
-    (defaults,) = node.pop("defaults")
-    node["attention"] = yaml.safe_load((CONF / "model" / "attention" / f"{defaults['attention']}.yaml").read_text())
+    for default in node.pop("defaults"):
+        ((group, choice),) = default.items()
+        node[group] = conf_node(f"model/{group}", choice)
     node["context_length"] = context_length
     with torch.device("meta"):
         return build.model({"model": node}, vocab_size)
@@ -85,6 +86,17 @@ def test_tied_head_is_the_embedding_itself() -> None:
     tied, untied = make(tie_head=True), make(tie_head=False)
     assert tied.head.weight is tied.trunk.token_embedding.weight
     assert untied.head.weight is not untied.trunk.token_embedding.weight
+
+
+@pytest.mark.parametrize("name", choices("model/init"))
+def test_every_init_fills_every_weight(name: str) -> None:
+    fill = getattr(init, name)
+    model = make(init=lambda model: [parameter.data.fill_(math.nan) for parameter in model.parameters()] and None)
+    for module in model.modules():
+        if isinstance(module, torch.nn.LayerNorm):
+            module.reset_parameters()
+    fill(model)
+    assert all(parameter.isfinite().all() for parameter in model.parameters())
 
 
 def test_initialisation_is_gpt2_s() -> None:

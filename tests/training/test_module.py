@@ -13,7 +13,7 @@ from lightning.pytorch.plugins import MixedPrecision
 
 from gptlab.data.module import WindowDataModule
 from gptlab.data.windows import split
-from gptlab.model import GPT
+from gptlab.model import GPT, init
 from gptlab.model.attention.fused import FusedAttention
 from gptlab.objective.next_token import NextToken
 from gptlab.tokenizer.char import CharTokenizer
@@ -48,6 +48,7 @@ def train(
         qkv_bias=True,
         tie_head=True,
         attention=FusedAttention,
+        init=init.gpt2,
     )
     train_windows, val_windows = split(TOKENS, context_length=CONTEXT, stride=CONTEXT, val_fraction=0.1, name="numbers")
     module = TrainingModule(

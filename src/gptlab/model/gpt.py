@@ -6,7 +6,6 @@ Shapes, here and in every file of this folder:
     V  vocabulary                   D  head_dim = C / H
 """
 
-import math
 from collections.abc import Callable
 
 import torch
@@ -80,6 +79,7 @@ class GPT(nn.Module):
         qkv_bias: whether the projections to queries, keys and values have a bias (GPT-2's have).
         tie_head: whether the head shares the token embedding's weights (Press and Wolf 2017, arXiv:1608.05859).
         attention: makes one layer's attention from `(d_model, n_heads, context_length, dropout, qkv_bias)`.
+        init: gives the model its first weights.
 
     Raises:
         ValueError: on sizes that do not fit together.
@@ -97,6 +97,7 @@ class GPT(nn.Module):
         qkv_bias: bool,
         tie_head: bool,
         attention: Callable[..., nn.Module],
+        init: Callable[[nn.Module], None],
     ) -> None:
         super().__init__()
         for name, size in {
@@ -134,7 +135,7 @@ class GPT(nn.Module):
         self.head = nn.Linear(d_model, vocab_size, bias=False)
         if tie_head:
             self.head.weight = self.trunk.token_embedding.weight
-        self._initialise(n_layers)
+        init(self)
 
     @property
     def context_length(self) -> int:
@@ -147,18 +148,3 @@ class GPT(nn.Module):
     def forward(self, tokens: Tensor, cache: KVCache | None = None) -> Tensor:
         """Logits of the token that follows each position: (B, T) -> (B, T, V)."""
         return self.head(self.trunk(tokens, cache))
-
-    def _initialise(self, n_layers: int) -> None:
-        """GPT-2's: normal(0, 0.02); what adds to the residual stream is scaled down.
-
-        Each of the 2 n_layers branches adds its variance to the stream, so its last projection starts smaller by
-        sqrt(2 n_layers) (Radford et al. 2019, section 2.3).
-        """
-        for module in self.modules():
-            if isinstance(module, nn.Linear | nn.Embedding):
-                nn.init.normal_(module.weight, std=0.02)
-            if isinstance(module, nn.Linear) and module.bias is not None:
-                nn.init.zeros_(module.bias)
-        for name, parameter in self.named_parameters():
-            if name.endswith(("attention.out.weight", "feed_forward.down.weight")):
-                nn.init.normal_(parameter, std=0.02 / math.sqrt(2 * n_layers))

@@ -1,0 +1,41 @@
+"""First weights, one function a way."""
+
+import math
+
+from torch import nn
+
+
+def gpt2(model: nn.Module) -> None:
+    """GPT-2's: normal(0, 0.02), biases zero; what adds to the residual stream is scaled down.
+
+    Each block has two branches that add their variance to the stream, so the last projection of a branch starts smaller
+    by sqrt(2 n_layers) (Radford et al. 2019, section 2.3).
+    """
+    for module in model.modules():
+        if isinstance(module, nn.Linear | nn.Embedding):
+            nn.init.normal_(module.weight, std=0.02)
+        if isinstance(module, nn.Linear) and module.bias is not None:
+            nn.init.zeros_(module.bias)
+    ends_of_branches = [
+        parameter
+        for name, parameter in model.named_parameters()
+        if name.endswith(("attention.out.weight", "feed_forward.down.weight"))
+    ]
+    for parameter in ends_of_branches:
+        nn.init.normal_(parameter, std=0.02 / math.sqrt(len(ends_of_branches)))
+
+
+def textbook(model: nn.Module) -> None:
+    """Torch's defaults, which Build a Large Language Model (From Scratch) trains from.
+
+    Embeddings are normal(0, 1): tokens are told apart from the first step, and a short text is learnt by heart within
+    some dozens of steps, which takes normal(0, 0.02) hundreds. Linear layers are uniform within 1 / sqrt(fan in).
+    """
+    for module in model.modules():
+        if isinstance(module, nn.Embedding):
+            nn.init.normal_(module.weight, std=1.0)
+        if isinstance(module, nn.Linear):
+            bound = 1 / math.sqrt(module.in_features)
+            nn.init.uniform_(module.weight, -bound, bound)
+            if module.bias is not None:
+                nn.init.uniform_(module.bias, -bound, bound)
