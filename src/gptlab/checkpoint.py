@@ -112,7 +112,7 @@ def _restore_tokenizer(config: build.Config, state: dict[str, Any]) -> Tokenizer
 
 
 def _only_our_own(node: Any, path: Path) -> None:
-    """A checkpoint may come from anyone, and `_target_: os.system` would be a program: only gptlab's own code counts."""
+    """A checkpoint may come from anyone, and `_target_: os.system` would be a program: only our own code counts."""
     if isinstance(node, dict):
         for value in node.values():
             _only_our_own(value, path)

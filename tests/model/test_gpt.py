@@ -3,6 +3,7 @@ import math
 import pytest
 import torch
 import torch.nn.functional as F
+from hydra.utils import get_object
 
 from conftest import choices, conf_node
 from gptlab import build
@@ -90,13 +91,13 @@ def test_tied_head_is_the_embedding_itself() -> None:
 
 @pytest.mark.parametrize("name", choices("model/init"))
 def test_every_init_fills_every_weight(name: str) -> None:
-    fill = getattr(init, name)
-    model = make(init=lambda model: [parameter.data.fill_(math.nan) for parameter in model.parameters()] and None)
-    for module in model.modules():
-        if isinstance(module, torch.nn.LayerNorm):
-            module.reset_parameters()
-    fill(model)
+    model = make()
+    for parameter_name, parameter in model.named_parameters():
+        if "norm" not in parameter_name:  # torch's ones and zeros stay
+            parameter.data.fill_(math.nan)
+    get_object(conf_node("model/init", name)["_target_"])(model)
     assert all(parameter.isfinite().all() for parameter in model.parameters())
+    assert model.trunk.token_embedding.weight.std() > 0
 
 
 def test_initialisation_is_gpt2_s() -> None:
