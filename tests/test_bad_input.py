@@ -69,7 +69,11 @@ CASES = {
         ["precision=16-mixed", "cpu"],
     ),
     "accelerator that is none": (["train", "trainer.accelerator=tpu"], ["trainer.accelerator=tpu must be"]),
-    "strategy that is none": (["train", "trainer=cpu", "trainer.strategy=magic"], ["trainer", "magic"]),
+    "strategy that is none": (["train", "trainer.strategy=magic"], ["trainer.strategy=magic must be auto or ddp"]),
+    "strategy of sharded models": (["train", "trainer.strategy=fsdp"], ["trainer.strategy=fsdp must be auto or ddp"]),
+    "profiler that is none": (["train", *TINY, "trainer.profiler=magic"], ["trainer", "profiler"]),
+    "trainer setting taken away": (["train", "~trainer.devices"], ["trainer.devices is missing"]),
+    "seed too large": (["train", "seed=99999999999999999999"], ["seed=99999999999999999999 must lie in"]),
     "bad setting of a callback": (
         ["train", "callbacks.samples.temperature=-1"],
         ["callbacks.samples.temperature=-1"],
@@ -128,6 +132,7 @@ CASES = {
         ["generate", "prompt=a", "checkpoint=target.pt"],
         ["os.system", "no model"],
     ),
+    "malicious config in a list": (["generate", "prompt=a", "checkpoint=list.pt"], ["os.system", "no model"]),
     "negative temperature": (["generate", "prompt=a", "temperature=-0.5"], ["temperature=-0.5 must be 0"]),
     "top_p of nothing": (["generate", "prompt=a", "top_p=0"], ["top_p=0 must lie in (0, 1]"]),
     "top_p above one": (["generate", "prompt=a", "top_p=1.5"], ["top_p=1.5 must lie in (0, 1]"]),
@@ -156,8 +161,13 @@ def bad_files(workplace: Path) -> Path:
     (workplace / "broken.txt.gz").write_bytes(gzip.compress(b"words " * 1000)[:-10])
     torch.save({"weights": torch.zeros(2)}, workplace / "foreign.pt")
     torch.save(Malicious(), workplace / "malicious.pt")
-    ours = {"config": {"model": {"_target_": "os.system", "command": "touch executed"}, "tokenizer": {}}}
-    torch.save({"gptlab": {**ours, "tokenizer": {}, "vocab_size": 3}, "state_dict": {}}, workplace / "target.pt")
+    touch = {"_target_": "os.system", "command": "touch executed"}
+    for name, model in {
+        "target.pt": touch,
+        "list.pt": {"_target_": "gptlab.model.GPT", "attention": [[touch]]},
+    }.items():
+        ours = {"config": {"model": model, "tokenizer": {}}, "tokenizer": {}, "vocab_size": 3}
+        torch.save({"gptlab": ours, "state_dict": {}}, workplace / name)
     return workplace
 
 

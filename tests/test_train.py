@@ -187,6 +187,31 @@ def test_resume_continues_as_if_never_stopped(gptlab: Command, workplace: Path) 
     assert summary(workplace / "halves")["tokens"] == summary(workplace / "whole")["tokens"]
 
 
+def test_a_moved_run_resumes_where_it_is_now(gptlab: Command, workplace: Path) -> None:
+    gptlab("train", *TINY, "run_dir=old")
+    (workplace / "old").rename(workplace / "new")
+    result = gptlab("train", "resume=new", "max_steps=9")
+    assert result.status == 0, result.err
+    assert not (workplace / "old").exists()
+    assert summary(workplace / "new")["steps"] == 9
+    assert torch.load(workplace / "new" / "checkpoints" / "last.ckpt", weights_only=True)["global_step"] == 9
+
+
+def test_what_may_change_in_a_resumed_run_does_and_the_rest_stays(gptlab: Command, workplace: Path) -> None:
+    gptlab("train", *TINY, "run_dir=run", "callbacks.samples.temperature=0.5")
+    changes = ("save_every=2", "validate_every=20", "callbacks.samples.max_new_tokens=3", "callbacks.curves=null")
+    result = gptlab("train", "resume=run", "max_steps=9", *changes, "trainer.detect_anomaly=true")
+    assert result.status == 0, result.err
+    config = yaml.safe_load((workplace / "run" / "config.yaml").read_text())
+    assert config["trainer"]["accelerator"] == "cpu"
+    assert config["trainer"]["detect_anomaly"] is True
+    samples = config["callbacks"]["samples"]
+    assert (samples["temperature"], samples["max_new_tokens"]) == (0.5, 3)
+    assert config["callbacks"]["curves"] is None
+    previous = torch.load(workplace / "run" / "checkpoints" / "previous.ckpt", weights_only=True)
+    assert previous["global_step"] == 8, "every second step"
+
+
 def test_resuming_a_finished_run_says_so(gptlab: Command, workplace: Path) -> None:
     gptlab("train", *TINY, "run_dir=run")
     result = gptlab("train", "resume=run")
@@ -212,13 +237,14 @@ def test_a_run_that_fails_says_where_and_is_recorded(
     def fail(*_: object) -> None:
         raise OSError("no space left")
 
-    monkeypatch.setattr("gptlab.training.curves.read_metrics", fail)
+    monkeypatch.setattr("gptlab.training.callbacks.curves.draw_curves", fail)
     result = gptlab("train", *TINY, "run_dir=run")
     assert result.status == 1
     assert "failed at step 6: OSError: no space left (traceback in run/train.log)" in result.out
     assert "Traceback" not in result.out + result.err
     assert summary(workplace / "run")["status"] == "failed"
     assert "Traceback" in (workplace / "run" / "train.log").read_text()
+    assert (workplace / "run" / "checkpoints" / "last.ckpt").exists(), "a picture costs no checkpoint"
 
 
 def test_multirun_over_values_files_each_run_in_its_directory(gptlab: Command, workplace: Path) -> None:
@@ -276,12 +302,14 @@ def test_a_signal_saves_and_exits_with_its_status(workplace: Path, number: int, 
 
 
 def test_two_cpu_ranks_share_one_run_and_see_one_rank_s_batches(workplace: Path) -> None:
-    alone = start(workplace, "run_dir=alone")
+    uneven = ("data.val_fraction=0.1034", "micro_batch_size=1")  # 29 validation windows; two micro-batches a rank
+    alone = start(workplace, "run_dir=alone", *uneven)
     alone.communicate(timeout=120)
     assert alone.returncode == 0
     for command in ([str(ROOT / "train.py")], ["-m", "gptlab", "train"]):
         arguments = [
             *TINY,
+            *uneven,
             "trainer=ddp",
             "trainer.accelerator=cpu",
             "trainer.devices=2",

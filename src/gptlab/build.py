@@ -6,6 +6,7 @@ Data and training are reached through their `_target_` alone, so that building a
 """
 
 import functools
+import re
 import typing
 from collections.abc import Callable
 from dataclasses import fields
@@ -25,20 +26,31 @@ from gptlab.tokenizer import Tokenizer
 Config = dict[str, Any]
 
 STAND_IN_VOCABULARY = 1000
+LATE_GROUPS = {"logger", "callbacks"}
 
 TRAINER_IS_OURS = {
     *("max_steps", "min_steps", "max_epochs", "min_epochs", "limit_train_batches", "overfit_batches"),
     *("val_check_interval", "check_val_every_n_epoch", "num_sanity_val_steps", "log_every_n_steps"),
     *("gradient_clip_val", "gradient_clip_algorithm", "accumulate_grad_batches", "use_distributed_sampler"),
-    *("logger", "callbacks", "default_root_dir", "enable_checkpointing", "enable_progress_bar"),
+    *("logger", "callbacks", "plugins", "default_root_dir", "enable_checkpointing", "enable_progress_bar"),
+    *("enable_model_summary", "fast_dev_run", "barebones"),
 }
 """Steps, intervals, clipping and accumulation: Lightning counts them in batches, gptlab in optimizer steps."""
 
 
 def resolve(cfg: DictConfig) -> Config:
-    """Plain data with every interpolation filled in. Raises UserError on what is missing or refers to nothing."""
+    """Plain data with the interpolations filled in, but for loggers and callbacks.
+
+    Those name the run directory, which is not known yet, and changes where a run is moved: `keyed` fills them in.
+
+    Raises:
+        UserError: on what is missing or refers to nothing.
+    """
     try:
-        return typing.cast(Config, OmegaConf.to_container(cfg, resolve=True, throw_on_missing=True))
+        config = typing.cast(Config, OmegaConf.to_container(cfg, resolve=True, throw_on_missing=True))
+        for group in LATE_GROUPS & config.keys():
+            config[group] = OmegaConf.to_container(cfg[group], throw_on_missing=True) if cfg[group] else {}
+        return config
     except MissingMandatoryValue as error:
         key = error.full_key
         raise UserError(f"{key} is missing: set it with {key}=<value>") from None
@@ -97,9 +109,19 @@ def schedule(config: Config) -> Callable[[int], float]:
     return construct(config["schedule"], key="schedule")
 
 
+def literal(value: Any) -> Any:
+    r"""Text that OmegaConf leaves as it is: `${` written as `\${`, and backslashes in front of it in pairs."""
+    return re.sub(r"(\\*)\$\{", lambda match: match[1] * 2 + r"\${", value) if isinstance(value, str) else value
+
+
 def keyed(config: Config, group: str) -> list[Any]:
     """The loggers or the callbacks: a group of named nodes, of which a user switches one off with null."""
-    nodes = config[group] or {}
+    root = {key: literal(value) for key, value in config.items() if not isinstance(value, dict | list)}
+    filled = OmegaConf.create({**root, group: config[group]})
+    try:
+        nodes = typing.cast(Config, OmegaConf.to_container(filled, resolve=True))[group]
+    except OmegaConfBaseException as error:
+        raise UserError(f"{group}: {str(error).splitlines()[0]}") from None
     for name, node in nodes.items():
         if node is not None and "_target_" not in node:
             raise UserError(f"{group}.{name} has no _target_: name the class, or set {group}.{name}=null")
@@ -110,7 +132,9 @@ def trainer(config: Config, **ours: Any) -> Any:
     """Lightning's Trainer; what gptlab decides itself is passed in."""
     try:
         return construct({**config["trainer"], **ours}, key="trainer")
-    except (TypeError, RuntimeError) as error:  # Lightning's MisconfigurationException among them
+    except UserError:
+        raise
+    except Exception as error:  # Lightning's MisconfigurationException is no more than that
         raise UserError(f"trainer: {' '.join(str(error).split())}") from None
 
 

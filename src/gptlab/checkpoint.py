@@ -59,11 +59,12 @@ def load(source: str | Path) -> Loaded:
         }
         with torch.device("meta"):  # no memory and no time for weights that are replaced at once
             model = build.model(config, ours["vocab_size"])
+        tied = model.head.weight is model.trunk.token_embedding.weight
         model.load_state_dict(weights, assign=True)
     except (KeyError, TypeError, RuntimeError) as error:
         reason = (str(error).splitlines() or [""])[0]
         raise UserError(f"{path} does not fit together as a gptlab checkpoint: {reason}") from None
-    if config["model"]["tie_head"]:
+    if tied:  # assigning has made two of one
         model.head.weight = model.trunk.token_embedding.weight
     return Loaded(model.eval(), tokenizer, config, path)
 
@@ -113,6 +114,9 @@ def _restore_tokenizer(config: build.Config, state: dict[str, Any]) -> Tokenizer
 
 def _only_our_own(node: Any, path: Path) -> None:
     """A checkpoint may come from anyone, and `_target_: os.system` would be a program: only our own code counts."""
+    if isinstance(node, list):
+        for item in node:
+            _only_our_own(item, path)
     if isinstance(node, dict):
         for value in node.values():
             _only_our_own(value, path)

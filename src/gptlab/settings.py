@@ -32,8 +32,8 @@ class Settings:
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise ValueError(f"{name}={value} must be at least 1")
-        if self.seed < 0:
-            raise ValueError(f"seed={self.seed} must be 0 or more")
+        if not 0 <= self.seed < 2**63:
+            raise ValueError(f"seed={self.seed} must lie in [0, 2^63)")
         if self.grad_clip is not None and not self.grad_clip > 0:
             raise ValueError(f"grad_clip={self.grad_clip} must be more than 0; null clips nothing")
 
@@ -76,8 +76,8 @@ class GenerationSettings:
         for name in ("max_new_tokens", "num_samples"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name}={getattr(self, name)} must be at least 1")
-        if self.seed < 0:
-            raise ValueError(f"seed={self.seed} must be 0 or more")
+        if not 0 <= self.seed < 2**63:
+            raise ValueError(f"seed={self.seed} must lie in [0, 2^63)")
         make_sampler(temperature=self.temperature, top_k=self.top_k, top_p=self.top_p, generator=None)
 
     @property

@@ -129,6 +129,16 @@ print(len(made.tokens))
 """
 
 
+@pytest.mark.parametrize("name", ["tokens.bin", "corpus.json"])
+def test_a_file_that_was_cut_is_made_again(poems: Path, tmp_path: Path, name: str) -> None:
+    cache = tmp_path / "cache"
+    whole = prepare(TextFiles(path=str(poems)), CHAR, cache_dir=str(cache), progress=silent).tokens.tolist()
+    (file,) = cache.glob(f"*/{name}")
+    file.write_bytes(file.read_bytes()[:-3])
+    again = prepare(TextFiles(path=str(poems)), CHAR, cache_dir=str(cache), progress=silent)
+    assert again.tokens.tolist() == whole
+
+
 def test_two_processes_share_one_preparation(poems: Path, tmp_path: Path) -> None:
     command = [sys.executable, "-c", PREPARES, str(poems), str(tmp_path / "cache")]
     both = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True) for _ in range(2)]

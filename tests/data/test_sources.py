@@ -66,7 +66,7 @@ def test_fingerprint_knows_content_not_names(tmp_path: Path) -> None:
 
 @settings(max_examples=40, deadline=None)
 @given(st.text(st.sampled_from("ab\u00e9\u20ac\U0001f600 \n"), max_size=300), st.integers(3, 50))
-def test_large_files_come_in_pieces_that_tokenize_as_the_whole(tmp_path_factory, content: str, chunk: int) -> None:
+def test_the_pieces_of_a_large_file_are_its_text(tmp_path_factory, content: str, chunk: int) -> None:
     file = tmp_path_factory.mktemp("pieces") / "text.txt"
     file.write_bytes(content.encode())
     before, text_module.CHUNK_BYTES = text_module.CHUNK_BYTES, chunk

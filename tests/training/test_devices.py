@@ -4,22 +4,22 @@ import torch
 from gptlab.errors import UserError
 from gptlab.training.devices import resolve, rows_per_micro_batch
 
-CPU = {"accelerator": "cpu", "devices": 1, "num_nodes": 1, "precision": None}
+CPU = {"accelerator": "cpu", "devices": 1, "num_nodes": 1, "strategy": "auto", "precision": None}
 
 
 def test_the_safe_precision_of_a_cpu_is_fp32() -> None:
-    assert resolve(**CPU).precision == "32-true"
+    assert resolve(CPU).precision == "32-true"
 
 
 @pytest.mark.parametrize(("short", "name"), [("bf16", "bf16-mixed"), (32, "32-true"), ("64", "64-true")])
 def test_short_names_of_precisions(short: str | int, name: str) -> None:
-    assert resolve(**{**CPU, "precision": short}).precision == name
+    assert resolve({**CPU, "precision": short}).precision == name
 
 
 def test_ranks_are_devices_times_nodes() -> None:
-    assert resolve(**{**CPU, "devices": 2, "num_nodes": 3}).n_ranks == 6
-    assert resolve(**{**CPU, "devices": "auto"}).n_ranks == 1
-    assert resolve(**{**CPU, "devices": [0, 1]}).n_ranks == 2
+    assert resolve({**CPU, "devices": 2, "num_nodes": 3}).n_ranks == 6
+    assert resolve({**CPU, "devices": "auto"}).n_ranks == 1
+    assert resolve({**CPU, "devices": [0, 1]}).n_ranks == 2
 
 
 def test_cuda_takes_bf16_where_the_hardware_has_it(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -27,12 +27,12 @@ def test_cuda_takes_bf16_where_the_hardware_has_it(monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 4)
     for has_bf16, precision in ((True, "bf16-mixed"), (False, "32-true")):
         monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda has=has_bf16, **_: has)
-        hardware = resolve(**{**CPU, "accelerator": "auto", "devices": "auto"})
+        hardware = resolve({**CPU, "accelerator": "auto", "devices": "auto"})
         assert (hardware.accelerator, hardware.n_ranks, hardware.precision) == ("cuda", 4, precision)
     with pytest.raises(UserError, match="precision=bf16-mixed is not possible on cuda"):
-        resolve(**{**CPU, "accelerator": "gpu", "precision": "bf16-mixed"})
+        resolve({**CPU, "accelerator": "gpu", "precision": "bf16-mixed"})
     with pytest.raises(UserError, match="devices=5: this machine has 4"):
-        resolve(**{**CPU, "accelerator": "gpu", "devices": 5})
+        resolve({**CPU, "accelerator": "gpu", "devices": 5})
 
 
 @pytest.mark.parametrize(
@@ -43,12 +43,13 @@ def test_cuda_takes_bf16_where_the_hardware_has_it(monkeypatch: pytest.MonkeyPat
         ({"precision": "fp8"}, "trainer.precision=fp8 is not possible"),
         ({"devices": 0}, "trainer.devices=0 must be auto, a number from 1"),
         ({"devices": "two"}, "trainer.devices=two must be"),
+        ({"strategy": "fsdp"}, "trainer.strategy=fsdp must be auto or ddp"),
         ({"num_nodes": 0}, "trainer.num_nodes=0"),
     ],
 )
 def test_what_this_machine_lacks_is_refused(changes: dict, message: str) -> None:
     with pytest.raises(UserError, match=message):
-        resolve(**{**CPU, **changes})
+        resolve({**CPU, **changes})
 
 
 def test_micro_batches_divide_the_share_of_a_device() -> None:

@@ -1,6 +1,7 @@
 """One Lightning batch is one optimizer step, exact however it is cut."""
 
 import math
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,19 @@ CONTEXT, BATCH, STEPS = 8, 6, 5
 TOKENS = np.random.default_rng(0).integers(0, 20, 1003).astype(np.uint16)
 
 
+def adam(model: torch.nn.Module) -> torch.optim.Optimizer:
+    return adamw(model, lr=1e-2, betas=(0.9, 0.99), eps=1e-8, weight_decay=0.1)
+
+
+def sgd(model: torch.nn.Module) -> torch.optim.Optimizer:
+    """Moves by exactly the clipped gradient, which Adam hides: it does not care for the gradient's size."""
+    return torch.optim.SGD(model.parameters(), lr=1.0)
+
+
+def fused_sgd(model: torch.nn.Module) -> torch.optim.Optimizer:
+    return torch.optim.SGD(model.parameters(), lr=1.0, fused=True)
+
+
 def train(
     directory: Path,
     *,
@@ -35,6 +49,7 @@ def train(
     steps: int = STEPS,
     seed: int = 0,
     plugins: list[Any] | None = None,
+    optimizer: Callable[[torch.nn.Module], torch.optim.Optimizer] = adam,
 ) -> tuple[TrainingModule, dict[str, list[float]]]:
     quiet_lightning()
     torch.manual_seed(0)
@@ -54,7 +69,7 @@ def train(
     module = TrainingModule(
         model=model,
         objective=NextToken(),
-        optimizer=lambda model: adamw(model, lr=1e-2, betas=(0.9, 0.99), eps=1e-8, weight_decay=0.1),
+        optimizer=optimizer,
         schedule=lambda step: 1.0,
         tokenizer=CharTokenizer(characters="abcdefghijklmnopqrst"),
         config={},
@@ -127,15 +142,26 @@ def test_train_loss_of_the_summary_is_the_mean_over_recent_tokens(tmp_path: Path
     assert module.recent_train_loss == pytest.approx(np.mean(metrics["train/loss"]), rel=1e-5)
 
 
-def test_clipping_bounds_the_step(tmp_path: Path) -> None:
-    _, metrics = train(tmp_path / "clipped", grad_clip=0.1, steps=1)
-    _, free_metrics = train(tmp_path / "free", grad_clip=None, steps=1)
-    assert metrics["grad_norm"][0] == pytest.approx(free_metrics["grad_norm"][0], rel=1e-5)
-    assert metrics["grad_norm"][0] > 0.1, "the norm from before the clipping is logged"
+@pytest.mark.parametrize("scale", [None, 1024.0])
+@pytest.mark.parametrize("optimizer", [sgd, fused_sgd])
+def test_a_clipped_step_is_as_long_as_the_limit(
+    tmp_path: Path, scale: float | None, optimizer: Callable[[torch.nn.Module], torch.optim.Optimizer]
+) -> None:
+    """Also under fp16, whose gradients are scaled: a fused optimizer unscales in its own step, after the clipping."""
+
+    def plugins() -> list[Any] | None:
+        scaler = torch.amp.GradScaler("cpu", init_scale=scale) if scale else None
+        return [MixedPrecision("16-mixed", "cpu", scaler=scaler)] if scaler else None
+
+    start, _ = train(tmp_path / "start", steps=1, optimizer=lambda model: torch.optim.SGD(model.parameters(), lr=0.0))
+    clipped, metrics = train(tmp_path / "clipped", steps=1, grad_clip=0.1, optimizer=optimizer, plugins=plugins())
+    free, _ = train(tmp_path / "free", steps=1, grad_clip=None, optimizer=optimizer, plugins=plugins())
+    assert metrics["grad_norm"][0] > 0.2, "the norm from before the clipping is logged"
+    assert (weights(clipped) - weights(start)).norm().item() == pytest.approx(0.1, rel=1e-3)
+    assert (weights(free) - weights(start)).norm().item() == pytest.approx(metrics["grad_norm"][0], rel=1e-3)
 
 
-def test_fp16_clips_the_unscaled_gradient(tmp_path: Path) -> None:
-    """A fused optimizer unscales inside its own step: the clip before it must know the scale."""
+def test_fp16_trains_as_fp32_does(tmp_path: Path) -> None:
     scaler = torch.amp.GradScaler("cpu", init_scale=1024.0)
     half, metrics = train(tmp_path / "half", plugins=[MixedPrecision("16-mixed", "cpu", scaler=scaler)], grad_clip=0.1)
     single, expected = train(tmp_path / "single", grad_clip=0.1)

@@ -3,7 +3,7 @@ from pathlib import Path
 import pytest
 
 from gptlab.errors import UserError
-from gptlab.training.run_dir import claim
+from gptlab.training.run_dir import claim, is_rank_zero, shared_by_ranks
 
 
 def test_two_runs_of_one_second_get_two_directories(workplace: Path) -> None:
@@ -31,3 +31,36 @@ def test_a_directory_that_cannot_be_made_is_named(workplace: Path) -> None:
     (workplace / "file").touch()
     with pytest.raises(UserError, match="run_dir=file/run cannot be written"):
         claim("file/run", "default")
+
+
+@pytest.mark.parametrize(
+    ("variables", "is_zero"),
+    [
+        ({}, True),
+        ({"RANK": "0", "LOCAL_RANK": "0"}, True),
+        ({"RANK": "2", "LOCAL_RANK": "0"}, False),
+        ({"LOCAL_RANK": "1", "SLURM_PROCID": "0"}, False),  # launched by Lightning in a shell of a SLURM job
+        ({"LOCAL_RANK": "0", "NODE_RANK": "1"}, False),
+        ({"NODE_RANK": "1"}, False),
+        ({"SLURM_PROCID": "3"}, False),
+        ({"SLURM_PROCID": "0"}, True),
+    ],
+)
+def test_one_process_is_rank_zero(monkeypatch: pytest.MonkeyPatch, variables: dict[str, str], is_zero: bool) -> None:
+    for variable in ("RANK", "LOCAL_RANK", "NODE_RANK", "SLURM_PROCID"):
+        monkeypatch.delenv(variable, raising=False)
+    for variable, value in variables.items():
+        monkeypatch.setenv(variable, value)
+    assert is_rank_zero() is is_zero
+
+
+def test_another_rank_goes_where_it_is_told_and_touches_nothing(
+    workplace: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SLURM_PROCID", "1")
+    with pytest.raises(UserError, match="tell them all the same run_dir="):
+        shared_by_ranks(None, "default")
+    assert shared_by_ranks("mine", "default") == workplace / "mine"
+    monkeypatch.setenv("GPTLAB_RUN_DIR", "/told")
+    assert shared_by_ranks(None, "default") == Path("/told")
+    assert [path.name for path in workplace.iterdir()] == ["poem.txt"]

@@ -9,7 +9,12 @@ the keys below are therefore quoted before Hydra sees them:
 
 import re
 
-FREE_TEXT = {"prompt", "stop", "data.path", "run_dir", "checkpoint", "resume", "to", "init_from"}
+from gptlab.build import literal
+
+FREE_TEXT = {
+    *("prompt", "stop", "callbacks.samples.prompt", "checkpoint", "resume", "run_dir", "to", "init_from"),
+    *("data.path", "data.cache_dir"),
+}
 REPEATABLE = {"prompt", "stop"}
 """Given several times, these make a list; any other key's last value counts."""
 
@@ -21,10 +26,10 @@ def quote_free_text(arguments: list[str]) -> list[str]:
     for argument in arguments:
         key, equals, text = argument.partition("=")
         name = key.lstrip("+")
-        if not equals or name not in FREE_TEXT:
+        if not equals or name not in FREE_TEXT or (text == "null" and name != "prompt"):
             quoted.append(argument)
         elif name not in REPEATABLE:
-            quoted.append(f"{key}={text if text == 'null' else _quote(text)}")
+            quoted.append(f"{key}={_quote(text)}")
         else:
             texts.setdefault(key, []).append(_quote(text))
     for key, values in texts.items():
@@ -38,6 +43,5 @@ def _quote(text: str) -> str:
     Two grammars read it. OmegaConf takes `\${` for a literal `${`, and backslashes in front of that in pairs; Hydra
     takes `\"` for a literal quote, and backslashes in front of that, or of the end, in pairs.
     """
-    text = re.sub(r"(\\*)\$\{", lambda match: match[1] * 2 + r"\${", text)
-    text = re.sub(r'(\\*)("|\Z)', lambda match: match[1] * 2 + (r"\"" if match[2] else ""), text)
+    text = re.sub(r'(\\*)("|\Z)', lambda match: match[1] * 2 + (r"\"" if match[2] else ""), literal(text))
     return f'"{text}"'

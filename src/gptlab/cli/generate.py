@@ -29,10 +29,10 @@ def generate(cfg: DictConfig) -> int:
     device = device_type(settings.accelerator, key="accelerator")
     loaded = load(settings.checkpoint if settings.checkpoint is not None else newest_run(Path("outputs")))
     loaded.model.to(device)
-    prompts = [prompt for prompt in settings.prompts for _ in range(settings.num_samples)]
-    ids = [_encode(loaded, prompt) for prompt in prompts]
+    ids = [_encode(loaded, prompt) for prompt in settings.prompts]
+    ids = [prompt_ids for prompt_ids in ids for _ in range(settings.num_samples)]
 
-    texts = list(prompts)
+    texts = [prompt for prompt in settings.prompts for _ in range(settings.num_samples)]
     if len(texts) == 1:
         print(texts[0], end="", flush=True)
     for row, new_text in _continuations(loaded, ids, settings, device):

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 log = logging.getLogger("gptlab")
 
 
-def report(outcome: "Outcome", run_dir: Path) -> None:
+def report(outcome: "Outcome", run_dir: Path, *, prompt: str) -> None:
     """Say how the run went, and print the next commands ready to paste."""
     summary, place = outcome.summary, shortened(run_dir)
     if outcome.failure is not None:
@@ -28,8 +28,8 @@ def report(outcome: "Outcome", run_dir: Path) -> None:
     longer = {"max_steps": 2 * summary["steps"]} if summary["status"] == "finished" else {}
     log.info("")
     log.info("next:")
-    log.info("  %s", command_line("generate", checkpoint=place, prompt="The"))
-    log.info("  tensorboard --logdir %s", "outputs" if place.startswith("outputs") else shlex.quote(place))
+    log.info("  %s", command_line("generate", checkpoint=place, prompt=prompt))
+    log.info("  tensorboard --logdir %s", "outputs" if Path(place).parts[0] == "outputs" else shlex.quote(place))
     log.info("  %s", command_line("train", resume=place, **longer))
 
 

@@ -32,17 +32,10 @@ def resumed_config(run_dir: Path, composed: Config, overrides: list[str]) -> Con
         raise UserError(f"resume={run_dir}: its config.yaml is damaged") from None
     for override in overrides:
         key = override.partition("=")[0].lstrip("+~")
-        group = key.partition(".")[0].partition("/")[0]
         if key == "resume":
             continue
-        if group in CHANGEABLE_GROUPS:
-            config[group] = composed[group]
-        elif key in CHANGEABLE_KEYS:
-            *path, name = key.split(".")
-            node, new = config, composed
-            for part in path:
-                node, new = node[part], new[part]
-            node[name] = new[name]
+        if key in CHANGEABLE_KEYS or key.partition(".")[0] in CHANGEABLE_GROUPS:
+            _copy(key.split("."), composed, config)
         else:
             can_change = ", ".join([*CHANGEABLE_KEYS, *(f"{group}.*" for group in CHANGEABLE_GROUPS)])
             raise UserError(f"{key} cannot change in a resumed run, only {can_change}; start a new run for the rest")
@@ -52,6 +45,17 @@ def resumed_config(run_dir: Path, composed: Config, overrides: list[str]) -> Con
         longer = command_line("train", resume=run_dir, max_steps=2 * steps)
         raise UserError(f"the run in {run_dir} has finished its {steps} steps; to go on beyond them: {longer}")
     return config
+
+
+def _copy(path: list[str], source: Config, target: Config) -> None:
+    """Give the target what the source has at a place, or take it away where the source has nothing there."""
+    *parents, name = path
+    for part in parents:
+        source, target = source.get(part) or {}, target.setdefault(part, {})
+    if name in source:
+        target[name] = source[name]
+    else:
+        target.pop(name, None)
 
 
 def last_checkpoint(run_dir: Path) -> Path:

@@ -1,7 +1,6 @@
 """`gptlab train`: compose, check, prepare the text, train, sum up."""
 
 import logging
-import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,7 +22,7 @@ from gptlab.settings import Settings
 from gptlab.tokenizer import Tokenizer
 from gptlab.training import devices
 from gptlab.training.log import RunLog, show_pieces
-from gptlab.training.run_dir import claim, process_rank, shared_by_ranks
+from gptlab.training.run_dir import check_free, is_rank_zero, shared_by_ranks
 
 if TYPE_CHECKING:
     import lightning as L
@@ -46,34 +45,30 @@ def train(cfg: DictConfig) -> int:
         config = resumed_config(resume_dir, config, list(HydraConfig.get().overrides.task))
     build.check(config)
     settings = build.settings(config)
-    hardware = devices.resolve(**config["trainer"])
+    hardware = devices.resolve(config["trainer"])
     rows = devices.rows_per_micro_batch(
         batch_size=settings.batch_size, micro_batch_size=settings.micro_batch_size, n_ranks=hardware.n_ranks
     )
 
-    run_log = RunLog(rank=process_rank())
+    wanted = _wanted_run_dir(settings)
+    if resume_dir is None and is_rank_zero():
+        check_free(wanted)
+
+    run_log = RunLog(speaks=is_rank_zero())
     try:
         data = _prepare_data(config, settings)
         if resume_dir is not None:
             _check_same_text(last_checkpoint(resume_dir), data.corpus)
-        rehearsed = config if resume_dir is not None else _placed(cfg, Path("outputs"))
-        _rehearse(rehearsed, settings, hardware, data.corpus.tokenizer)
-        if resume_dir is None:
-            run_dir = shared_by_ranks(lambda: claim(_wanted_run_dir(settings), _experiment()))
-            config = _placed(cfg, run_dir)
-        run_log.open(Path(config["run_dir"]))
+        _rehearse({**config, "run_dir": "outputs"}, settings, hardware, data.corpus.tokenizer)
+        run_dir = resume_dir if resume_dir is not None else shared_by_ranks(wanted, _experiment())
+        config["run_dir"] = str(run_dir)
+        run_log.open(run_dir)
         outcome = _fit(config, settings, hardware, rows, data, run_log, resumes=resume_dir is not None)
-        if process_rank() == 0:
-            report(outcome, Path(config["run_dir"]))
+        if is_rank_zero():
+            report(outcome, run_dir, prompt=_prompt(data))
         return outcome.exit_status
     finally:
         run_log.close()
-
-
-def _placed(cfg: DictConfig, run_dir: Path) -> build.Config:
-    """The configuration with its run directory, and whatever lies in that, filled in."""
-    cfg.run_dir = re.sub(r"(\\*)\$\{", r"\1\1\\${", str(run_dir))  # a literal, whatever it is called
-    return build.resolve(cfg)
 
 
 def _rehearse(config: build.Config, settings: Settings, hardware: devices.Hardware, tokenizer: Tokenizer) -> None:
@@ -174,7 +169,7 @@ def _fit(
         micro_batch_size=rows,
         max_steps=settings.max_steps,
         grad_clip=settings.grad_clip,
-        val_bytes_per_token=_bytes_per_token(data),
+        val_bytes_per_token=_bytes_per_token(data) if config["trainer"].get("limit_val_batches", 1.0) == 1.0 else None,
     )
     data_module = WindowDataModule(
         train=data.train,
@@ -185,7 +180,7 @@ def _fit(
         seed=settings.seed,
         num_workers=build.data_settings(config).num_workers,
     )
-    if process_rank() == 0:
+    if is_rank_zero():
         write_yaml(run_dir / "config.yaml", config)
         log.info("run directory %s", shortened(run_dir))
     return run(
@@ -209,10 +204,22 @@ def _bytes_per_token(data: PreparedData) -> float | None:
 
 
 def _check_same_text(checkpoint: Path, corpus: Corpus) -> None:
-    if read_checkpoint(checkpoint)["gptlab"]["text_fingerprint"] != corpus.fingerprint:
-        raise UserError(
-            f"the text is not the one that {checkpoint} was trained on: bring the old one back, or start anew"
-        )
+    before = read_checkpoint(checkpoint)["gptlab"]
+    for what, then, now in (
+        ("text", before["text_fingerprint"], corpus.fingerprint),
+        ("tokenizer", before["tokenizer"], corpus.tokenizer.state()),
+    ):
+        if then != now:
+            raise UserError(
+                f"the {what} is not the one that {checkpoint} was trained on: bring the old one back, or start anew"
+            )
+
+
+def _prompt(data: PreparedData) -> str:
+    """Words that this run's tokenizer is sure to know, for the command to paste."""
+    from gptlab.training.callbacks.samples import first_words
+
+    return data.corpus.tokenizer.decode(first_words(data.val.tokens, data.corpus.tokenizer))
 
 
 def _experiment() -> str:
@@ -232,5 +239,5 @@ def _flat(node: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
     for name, value in node.items():
         if isinstance(value, dict):
             yield from _flat(value, f"{prefix}{name}.")
-        elif not name.startswith("_") and name not in ("run_dir", "resume", "directory", "save_dir"):
+        elif not name.startswith("_") and name not in ("run_dir", "resume") and not str(value).startswith("${"):
             yield prefix + name, str(value) if value is None or isinstance(value, list) else value

@@ -67,11 +67,11 @@ def prepare(source: Source, recipe: TokenizerRecipe, *, cache_dir: str | None, p
     key = hashlib.sha256(json.dumps(identity).encode()).hexdigest()[:16]
     cache = Path(cache_dir).expanduser() if cache_dir is not None else user_cache_path("gptlab")
     final = cache / key
-    if not (final / FACTS).exists():
+    if not _is_whole(final):
         try:
             cache.mkdir(parents=True, exist_ok=True)
             with FileLock(cache / f"{key}.lock"):
-                if not (final / FACTS).exists():  # another process may just have made it
+                if not _is_whole(final):  # another process may just have made it
                     _make(source, recipe, final, progress)
         except OSError as error:
             raise UserError(
@@ -94,11 +94,22 @@ def _make(source: Source, recipe: TokenizerRecipe, final: Path, progress: Progre
             for ids in _encode(progress("writing tokens", source), tokenizer, dtype):
                 file.write(ids.tobytes())
                 n_tokens += len(ids)
+            file.flush()
+            os.fsync(file.fileno())
         facts = {"n_tokens": n_tokens, "dtype": dtype.name, "tokenizer": tokenizer.state()}
         (partial / FACTS).write_text(json.dumps(facts))
         partial.rename(final)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
+
+
+def _is_whole(directory: Path) -> bool:
+    """Whether the files are there and as long as they should be; a power failure may have cut them."""
+    try:
+        facts = json.loads((directory / FACTS).read_text())
+        return (directory / TOKENS).stat().st_size == facts["n_tokens"] * np.dtype(facts["dtype"]).itemsize
+    except (OSError, ValueError, KeyError):
+        return False
 
 
 def _open(directory: Path, tokenizer_class: type[Tokenizer], fingerprint: str) -> Corpus:

@@ -47,10 +47,8 @@ class Clock:
         self._last_end = now
 
     def pause(self) -> None:
+        """What comes now, up to the next step, is no training."""
         self._last_end = None
-
-    def resume(self) -> None:
-        self._last_end = time.perf_counter()
 
     def state(self) -> dict[str, float]:
         return {"seconds": self.seconds, "training_seconds": self._training_seconds, "tokens": self._tokens}

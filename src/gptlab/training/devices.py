@@ -24,24 +24,30 @@ class Hardware:
     precision: str
 
 
-def resolve(*, accelerator: str, devices: Any, num_nodes: int, precision: str | int | None, **_: Any) -> Hardware:
+def resolve(trainer: dict[str, Any]) -> Hardware:
     """Fill in `auto` and check that this machine has what is asked for.
 
     Args:
-        accelerator: auto, cpu, gpu, cuda or mps.
-        devices: auto, a number, or a list of device numbers.
-        num_nodes: machines.
-        precision: one of Lightning's names, or None for the device's safe default: bf16-mixed where CUDA has it in
-            hardware, 32-true elsewhere.
+        trainer: settings of Lightning's Trainer, of which these are looked at:
+            accelerator (auto, cpu, gpu, cuda or mps); devices (auto, a number, or a list of device numbers); num_nodes;
+            precision (one of Lightning's names, or None for the device's safe default: bf16-mixed where CUDA has it in
+            hardware, 32-true elsewhere); strategy (auto or a kind of ddp: others spread one copy of the model over
+            devices, or start processes in another way, and a step that clips a whole copy would be wrong).
 
     Raises:
         UserError: on an accelerator, a number of devices or a precision that this machine lacks.
     """
-    device = device_type(accelerator, key="trainer.accelerator")
-    n_devices = _count(devices, device)
+    missing = [name for name in ("accelerator", "devices", "num_nodes", "strategy", "precision") if name not in trainer]
+    if missing:
+        raise UserError(f"trainer.{missing[0]} is missing: every file of conf/trainer sets it")
+    strategy, num_nodes = trainer["strategy"], trainer["num_nodes"]
+    device = device_type(trainer["accelerator"], key="trainer.accelerator")
+    n_devices = _count(trainer["devices"], device)
     if not isinstance(num_nodes, int) or num_nodes < 1:
         raise UserError(f"trainer.num_nodes={num_nodes} must be a whole number from 1")
-    return Hardware(device, n_devices * num_nodes, _precision(precision, device))
+    if strategy != "auto" and (not str(strategy).startswith("ddp") or strategy.endswith(("spawn", "fork", "notebook"))):
+        raise UserError(f"trainer.strategy={strategy} must be auto or ddp: a step needs a whole copy of the model")
+    return Hardware(device, n_devices * num_nodes, _precision(trainer["precision"], device))
 
 
 def rows_per_micro_batch(*, batch_size: int, micro_batch_size: int | None, n_ranks: int) -> int:

@@ -25,18 +25,18 @@ class _Terminal(logging.Handler):
 
 
 class RunLog:
-    """Collects the lines of a run; only rank 0 has one.
+    """Collects the lines of a run; of several ranks only the first speaks.
 
     Lines from before the run directory exists are kept and written first.
     """
 
-    def __init__(self, *, rank: int) -> None:
+    def __init__(self, *, speaks: bool) -> None:
         self._file: logging.FileHandler | None = None
         self._buffer = logging.handlers.MemoryHandler(BUFFERED_LINES, flushLevel=logging.CRITICAL + 1)
         self._handlers: list[logging.Handler] = []
         LOGGER.setLevel(logging.INFO)
         LOGGER.propagate = False
-        if rank == 0:
+        if speaks:
             self._handlers = [_Terminal(), self._buffer]
         for handler in self._handlers:
             LOGGER.addHandler(handler)

@@ -93,8 +93,7 @@ class TrainingModule(L.LightningModule):
         assert isinstance(optimizer, LightningOptimizer)
         lr = self._set_lr(optimizer, step)
 
-        n_tokens, n_stop = self._sum_over_ranks(self.objective.count(batch), float(self.stop_requested))
-        n_tokens = int(n_tokens)
+        n_tokens = int(self._sum_over_ranks(self.objective.count(batch))[0])
         losses = []
         micro_batches = list(_split(batch, self._micro_batch_size))
         for number, micro_batch in enumerate(micro_batches, start=1):
@@ -106,7 +105,7 @@ class TrainingModule(L.LightningModule):
         optimizer.step()  # on the way: on_before_optimizer_step
         optimizer.zero_grad()
 
-        step_loss_sum, *extras = self._sum_over_ranks(*self._sums(losses))
+        n_stop, step_loss_sum, *extras = self._sum_over_ranks(float(self.stop_requested), *self._sums(losses))
         self._tokens += n_tokens
         self._recent.append((step_loss_sum, n_tokens))
         self.clock.end_step(n_tokens)
@@ -185,7 +184,6 @@ class TrainingModule(L.LightningModule):
         if self._val_bytes_per_token is not None:
             metrics["val/bits_per_byte"] = loss / math.log(2) / self._val_bytes_per_token
         self._log(self.trainer.global_step, metrics)
-        self.clock.resume()
 
     def _sums(self, losses: list[Loss]) -> list[float]:
         """Of the losses, then of each further metric; in double precision, for there may be millions of tokens."""
@@ -197,9 +195,6 @@ class TrainingModule(L.LightningModule):
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
         return self._make_optimizer(self.model)
-
-    def on_train_start(self) -> None:
-        self.clock.resume()
 
     @property
     def recent_train_loss(self) -> float | None:

@@ -1,7 +1,6 @@
 """The run directory: everything of one run, and nothing of it lies outside."""
 
 import os
-from collections.abc import Callable
 from datetime import datetime
 from pathlib import Path
 
@@ -20,12 +19,23 @@ WRITTEN_BY_A_RUN = (
 )
 
 
-def process_rank() -> int:
-    """This process's rank, as a launcher told it; 0 where nothing launched it."""
-    for variable in ("RANK", "SLURM_PROCID", "LOCAL_RANK"):
-        if variable in os.environ:
-            return int(os.environ[variable])
-    return 0
+def is_rank_zero() -> bool:
+    """Whether this process speaks and writes for all: the first of those that a launcher started, or the only one.
+
+    Lightning tells the ranks that it launches LOCAL_RANK, torchrun tells RANK too, srun SLURM_PROCID (which a shell
+    inside a SLURM job hands on to whatever it starts, so it is asked last).
+    """
+    if "RANK" in os.environ:
+        return os.environ["RANK"] == "0"
+    if "LOCAL_RANK" in os.environ:
+        return os.environ["LOCAL_RANK"] == "0" == os.environ.get("NODE_RANK", "0")
+    return os.environ.get("SLURM_PROCID", "0") == "0" == os.environ.get("NODE_RANK", "0")
+
+
+def check_free(wanted: str | None) -> None:
+    """Raises UserError where `run_dir=` names a directory that holds a run already."""
+    if wanted is not None and any(Path(wanted).expanduser().absolute().glob("checkpoints/*.ckpt")):
+        raise UserError(f"run_dir={wanted} holds a run already: go on with resume={wanted}, or name another directory")
 
 
 def claim(wanted: str | None, experiment: str) -> Path:
@@ -40,6 +50,7 @@ def claim(wanted: str | None, experiment: str) -> Path:
     """
     try:
         if wanted is not None:
+            check_free(wanted)
             return _take(Path(wanted).expanduser().absolute())
         parent = Path("outputs", experiment).absolute()
         parent.mkdir(parents=True, exist_ok=True)
@@ -53,10 +64,6 @@ def claim(wanted: str | None, experiment: str) -> Path:
 
 
 def _take(directory: Path) -> Path:
-    if any(directory.glob("checkpoints/*.ckpt")):
-        raise UserError(
-            f"run_dir={directory} holds a run already: go on with resume={directory}, or name another directory"
-        )
     directory.mkdir(parents=True, exist_ok=True)
     for pattern in WRITTEN_BY_A_RUN:  # of a run that ended before its first checkpoint: it is started over
         for leftover in directory.glob(pattern):
@@ -78,17 +85,17 @@ def _make_new(directory: Path) -> Path:
             return candidate
 
 
-def shared_by_ranks(claim_directory: Callable[[], Path]) -> Path:
-    """Rank 0 chooses, the others are told: one run, one directory.
+def shared_by_ranks(wanted: str | None, experiment: str) -> Path:
+    """Rank 0 claims a directory, the others are told: one run, one directory.
 
     Ranks that Lightning launches inherit the environment of rank 0. Under torchrun the ranks come up side by side, and
-    the store that torchrun itself serves carries the choice.
+    the store that torchrun itself serves carries the choice. Elsewhere all must be told the same `run_dir=`.
 
     Raises:
-        UserError: where ranks came up side by side without a store to ask, and without `run_dir=`.
+        UserError: as `claim`; and where ranks came up side by side with nothing to ask.
     """
-    if process_rank() == 0:
-        directory = claim_directory()
+    if is_rank_zero():
+        directory = claim(wanted, experiment)
         os.environ[HANDED_OVER] = str(directory)
         if "TORCHELASTIC_RUN_ID" in os.environ:
             _torchrun_store().set(HANDED_OVER, str(directory))
@@ -97,6 +104,8 @@ def shared_by_ranks(claim_directory: Callable[[], Path]) -> Path:
         return Path(_torchrun_store().get(HANDED_OVER).decode())
     if HANDED_OVER in os.environ:
         return Path(os.environ[HANDED_OVER])
+    if wanted is not None:
+        return Path(wanted).expanduser().absolute()
     raise UserError("several ranks were started side by side: tell them all the same run_dir=<directory>")
 
 

@@ -29,11 +29,12 @@ class Checkpoints(L.Callback):
         self._saved_step = -1
 
     def on_train_batch_end(self, trainer: L.Trainer, module: L.LightningModule, *_: Any) -> None:
+        assert isinstance(module, TrainingModule)
         step = trainer.global_step
         is_last, is_due = trainer.should_stop, step % self.save_every == 0
         validates = trainer.enable_validation and (is_last or step % int(trainer.val_check_batch or 1) == 0)
         if (is_due or is_last) and not validates:
-            self._save_last(trainer)
+            self._save_last(trainer, module)
 
     def on_validation_end(self, trainer: L.Trainer, module: L.LightningModule) -> None:
         assert isinstance(module, TrainingModule)
@@ -43,12 +44,13 @@ class Checkpoints(L.Callback):
             self.best_val_loss, self.best_step = val_loss, step
             trainer.save_checkpoint(self.directory / BEST, weights_only=True)
         if step % self.save_every == 0 or trainer.should_stop:
-            self._save_last(trainer)
+            self._save_last(trainer, module)
 
-    def _save_last(self, trainer: L.Trainer) -> None:
+    def _save_last(self, trainer: L.Trainer, module: TrainingModule) -> None:
         if trainer.global_step != self._saved_step:
             self._saved_step = trainer.global_step
             trainer.save_checkpoint(self.directory / LAST, weights_only=False)
+            module.clock.pause()
 
     def state_dict(self) -> dict[str, Any]:
         return {"best_val_loss": self.best_val_loss, "best_step": self.best_step}

@@ -1,6 +1,7 @@
 """What the model writes, at each validation: the number that no curve shows."""
 
 import logging
+import math
 
 import lightning as L
 import numpy as np
@@ -61,6 +62,8 @@ class Samples(L.Callback):
     @rank_zero_only
     def on_validation_end(self, trainer: L.Trainer, module: L.LightningModule) -> None:
         assert isinstance(module, TrainingModule)
+        if not math.isfinite(module.metrics["val/loss"]):
+            return  # nothing can be drawn from logits that are nan
         prompt = self.encoded_prompt(module.tokenizer) or first_words(
             trainer.datamodule.val.tokens,  # type: ignore[attr-defined]
             module.tokenizer,
@@ -90,7 +93,10 @@ def first_words(tokens: np.ndarray, tokenizer: Tokenizer) -> list[int]:
         tokenizer: that they were made with.
     """
     sentence = SENTENCE_BEGINS.search(tokenizer.decode(tokens[:SEARCHED_TOKENS].tolist()))
-    return tokenizer.encode(sentence[0]) if sentence else tokens[:FALLBACK_TOKENS].tolist()
+    try:
+        return tokenizer.encode(sentence[0]) if sentence else tokens[:FALLBACK_TOKENS].tolist()
+    except ValueError:  # it ends inside of a word, which a vocabulary of words may lack
+        return tokens[:FALLBACK_TOKENS].tolist()
 
 
 def _until_end(tokenizer: Tokenizer, prompt: list[int], new_tokens: list[int]) -> str:
