@@ -134,7 +134,7 @@ class TrainingModule(L.LightningModule):
         scale = self._gradient_scale(optimizer)
         parameters = list(self.model.parameters())
         limit = math.inf if self._grad_clip is None else self._grad_clip * scale
-        self._grad_norm = clip_grad_norm_(parameters, limit, foreach=True) / scale
+        self._grad_norm = clip_grad_norm_(parameters, limit) / scale
 
     def _gradient_scale(self, optimizer: torch.optim.Optimizer) -> float:
         """By how much the gradients are too large: a fused optimizer unscales in its own step, after this hook."""
