@@ -51,7 +51,7 @@ def load(source: str | Path) -> Loaded:
         config = ours["config"]
         _only_our_own(config["model"], path)
         _only_our_own(config["tokenizer"], path)
-        tokenizer = _restore_tokenizer(config, ours["tokenizer"])
+        tokenizer = _restore_tokenizer(config, ours["tokenizer"], path)
         weights = {
             name.removeprefix(WEIGHTS_PREFIX): tensor
             for name, tensor in checkpoint["state_dict"].items()
@@ -104,12 +104,12 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
     return checkpoint
 
 
-def _restore_tokenizer(config: build.Config, state: dict[str, Any]) -> Tokenizer:
+def _restore_tokenizer(config: build.Config, state: dict[str, Any], path: Path) -> Tokenizer:
     cls = get_object(config["tokenizer"]["_target_"])
     try:
         return cls.from_state(state)
     except ValueError as error:  # gpt2's vocabulary is not in the file
-        raise UserError(str(error)) from None
+        raise UserError(f"{path} needs a tokenizer that is not here: {error}") from None
 
 
 def _only_our_own(node: Any, path: Path) -> None:

@@ -52,5 +52,5 @@ def test_gpt2_without_cache_and_network_says_what_to_do(monkeypatch: pytest.Monk
     monkeypatch.setenv("TIKTOKEN_CACHE_DIR", str(tmp_path))
     monkeypatch.setattr(tiktoken.load, "read_file", refuse)
     monkeypatch.setattr(tiktoken.registry, "ENCODINGS", {})
-    with pytest.raises(ValueError, match=r"not in tiktoken's cache .* TIKTOKEN_CACHE_DIR .* tokenizer=bpe"):
+    with pytest.raises(ValueError, match=r"not in tiktoken's cache .* TIKTOKEN_CACHE_DIR"):
         GPT2Tokenizer()

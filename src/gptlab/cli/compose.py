@@ -58,6 +58,9 @@ def run_command(task: Callable[[DictConfig], int], *, config_name: str, argument
     end = ends[-1] if ends else 0
     if isinstance(end, int):
         return end
+    if isinstance(end, BrokenPipeError):  # whoever read our output has gone, as with `| head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 128 + signal.SIGPIPE
     if wants_traceback:
         raise end
     line = explain(end, config_name, arguments)

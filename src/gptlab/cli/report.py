@@ -41,14 +41,17 @@ def shortened(path: Path) -> str:
 
 def _rows(summary: dict[str, Any], place: str) -> dict[str, str]:
     minutes, seconds = divmod(round(summary["seconds"]), 60)
+    best = f"{summary['best_val_loss']:.4f} at step {summary['best_step']:,}" if summary["best_val_loss"] else "none"
     bits = summary["val_bits_per_byte"]
     return {
         summary["status"]: f"{summary['steps']:,} steps",
         "parameters": f"{summary['parameters']:,}",
         "tokens": f"{summary['tokens']:,}",
-        "time": f"{minutes}:{seconds:02d} min",
+        "time": f"{minutes} min {seconds} s",
         "speed": f"{summary['tokens_per_second']:,.0f} tokens/s",
+        "train loss": f"{summary['train_loss']:.4f} nats per token",
         "val loss": f"{summary['val_loss']:.4f} nats per token",
+        "best val loss": f"{best} (generate takes this one)",
         "perplexity": f"{summary['val_perplexity']:.2f}",
         "bits per byte": f"{bits:.4f}" if bits is not None else "not known: this tokenizer loses bytes",
         "run directory": place,

@@ -56,6 +56,7 @@ def train(cfg: DictConfig) -> int:
 
     run_log = RunLog(speaks=is_rank_zero())
     try:
+        log.info("preparing the text")
         data = _prepare_data(config, settings)
         if resume_dir is not None:
             _check_same_text(last_checkpoint(resume_dir), data.corpus)
@@ -65,7 +66,8 @@ def train(cfg: DictConfig) -> int:
         run_log.open(run_dir)
         outcome = _fit(config, settings, hardware, rows, data, run_log, resumes=resume_dir is not None)
         if is_rank_zero():
-            report(outcome, run_dir, prompt=_prompt(data))
+            samples = config["callbacks"].get("samples") or {}
+            report(outcome, run_dir, prompt=samples.get("prompt") or _prompt(data))
         return outcome.exit_status
     finally:
         run_log.close()
@@ -182,6 +184,9 @@ def _fit(
     )
     if is_rank_zero():
         write_yaml(run_dir / "config.yaml", config)
+        n_parameters = sum(parameter.numel() for parameter in module.model.parameters())
+        ranks = f"{hardware.n_ranks} x {hardware.accelerator}" if hardware.n_ranks > 1 else hardware.accelerator
+        log.info("%s parameters on %s, precision %s", f"{n_parameters:,}", ranks, hardware.precision)
         log.info("run directory %s", shortened(run_dir))
     return run(
         trainer=_trainer(config, settings, hardware),

@@ -23,8 +23,7 @@ class GPT2Tokenizer:
         ) as error:  # requests' errors are OSErrors; ValueError: the hash does not fit
             raise ValueError(
                 f"GPT-2's vocabulary is not in tiktoken's cache and could not be fetched ({type(error).__name__}): "
-                f"run once with a network, or point TIKTOKEN_CACHE_DIR at a directory that holds it, "
-                f"or choose tokenizer=bpe"
+                f"run once with a network, or point TIKTOKEN_CACHE_DIR at a directory that holds it"
             ) from None
 
     @classmethod

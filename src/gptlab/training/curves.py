@@ -57,6 +57,7 @@ def _draw_lines(
             ha="right",
             color=VAL,
             fontweight="bold",
+            bbox={"facecolor": "white", "edgecolor": "none", "alpha": 0.75, "pad": 1},
         )
 
 
@@ -65,14 +66,19 @@ def _log_scale(axes: "Axes") -> None:
     from matplotlib.ticker import LogLocator, NullFormatter
 
     axes.set_yscale("log")
-    axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    low, high = axes.get_ylim()
+    subs = (1, 2, 5) if high > 5 * low else range(1, 10)  # a narrow range still gets some numbers
+    axes.yaxis.set_major_locator(LogLocator(subs=subs))
     axes.yaxis.set_major_formatter(lambda value, _: f"{value:,.4g}")
     axes.yaxis.set_minor_formatter(NullFormatter())
 
 
 def _finish(axes: "Axes", *, tokens_per_step: float) -> None:
     """Steps below, tokens above."""
+    from matplotlib.ticker import MaxNLocator
+
     axes.set_xlabel("optimizer steps")
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.xaxis.set_major_formatter(lambda value, _: f"{value:,.0f}")
     above = axes.secondary_xaxis("top", functions=(_times(tokens_per_step), _times(1 / tokens_per_step)))
     above.set_xlabel("tokens", fontsize="small")

@@ -71,13 +71,18 @@ def device_type(accelerator: str, *, key: str) -> str:
         return best
     if accelerator == "gpu":
         if best == "cpu":
-            raise UserError(f"{key}=gpu: torch sees no GPU on this machine; use {key}=cpu")
+            raise UserError(f"{key}=gpu: torch sees no GPU on this machine; use {_group(key)}=cpu")
         return best
     if accelerator not in has:
         raise UserError(f"{key}={accelerator} must be auto, cpu, gpu, cuda or mps")
     if not has[accelerator]:
-        raise UserError(f"{key}={accelerator}: torch sees no such device on this machine; use {key}=cpu")
+        raise UserError(f"{key}={accelerator}: torch sees no such device on this machine; use {_group(key)}=auto")
     return accelerator
+
+
+def _group(key: str) -> str:
+    """`trainer` for `trainer.accelerator`: its choices are named like the devices."""
+    return key.partition(".")[0]
 
 
 def _count(devices: Any, device: str) -> int:

@@ -21,7 +21,9 @@ def cosine(step: int, *, total_steps: int, warmup_steps: int, floor: float) -> f
     if not 0 <= floor <= 1:
         raise ValueError(f"floor={floor} must lie in [0, 1]: it is a share of the learning rate")
     if not 0 <= warmup_steps <= total_steps:
-        raise ValueError(f"warmup_steps={warmup_steps} must lie in [0, {total_steps}], the steps of the whole schedule")
+        raise ValueError(
+            f"warmup_steps={warmup_steps} must lie in [0, {total_steps}], the steps there are: lower it for a short run"
+        )
     if step < warmup_steps:
         return (step + 1) / (warmup_steps + 1)
     if step >= total_steps:

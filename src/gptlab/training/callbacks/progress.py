@@ -37,13 +37,13 @@ class ProgressLine(L.Callback):
             TextColumn("training"),
             BarColumn(),
             MofNCompleteColumn(),
-            TextColumn("loss {task.fields[loss]:.3f}  {task.fields[speed]:,.0f} tokens/s  ETA"),
+            TextColumn("{task.fields[now]}  ETA"),
             TimeRemainingColumn(compact=True),
             console=console,
             transient=True,
         )
         self._task = self._bar.add_task(
-            "training", total=trainer.max_steps, completed=trainer.global_step, loss=float("nan"), speed=0.0
+            "training", total=trainer.max_steps, completed=trainer.global_step, now="the first step"
         )
         self._bar.start()
 
@@ -52,7 +52,8 @@ class ProgressLine(L.Callback):
         assert isinstance(module, TrainingModule)
         step, metrics = trainer.global_step, module.metrics
         if self._bar is not None:
-            self._bar.update(self._task, completed=step, loss=metrics["train/loss"], speed=metrics["tokens_per_second"])
+            now = f"loss {metrics['train/loss']:.3f}  {metrics['tokens_per_second']:,.0f} tokens/s"
+            self._bar.update(self._task, completed=step, now=now)
         elif time.monotonic() - self._last_line >= self.every_seconds:
             self._last_line = time.monotonic()
             eta = (trainer.max_steps - step) * metrics["tokens"] / step / max(metrics["tokens_per_second"], 1e-9)
