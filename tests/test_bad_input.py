@@ -22,6 +22,13 @@ CASES = {
         ["model.n_layer is not a setting", "model.n_layers"],
     ),
     "unknown added key": (["train", "+model.depth=3"], ["model.depth is not a setting of GPT"]),
+    "unknown key added at the root": (["train", "+sed=3"], ["sed is not a setting", "did you mean seed"]),
+    "group taken away": (["train", "~model"], ["model is missing"]),
+    "callback that is no node": (["train", *TINY, "callbacks.samples=3"], ["callbacks.samples has no _target_"]),
+    "part that is no node": (["train", "model.init=null"], ["model.init=null must be a node"]),
+    "empty run directory": (["train", "run_dir="], ["run_dir and resume name a directory"]),
+    "endless learning rate": (["train", "optimizer.lr=inf"], ["optimizer.lr=inf", "finite"]),
+    "path over two lines": (["train", "data=text", "data.path=no\nfile"], ["data.path=no file", "no such file"]),
     "unknown group": (["train", "modle=gpt2"], ["modle is not a setting", "did you mean model"]),
     "unknown choice": (
         ["train", "model=gpt3"],

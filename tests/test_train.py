@@ -240,7 +240,7 @@ def test_a_run_that_fails_says_where_and_is_recorded(
     monkeypatch.setattr("gptlab.training.callbacks.curves.draw_curves", fail)
     result = gptlab("train", *TINY, "run_dir=run")
     assert result.status == 1
-    assert "failed at step 6: OSError: no space left (traceback in run/train.log)" in result.out
+    assert "failed at step 6: OSError: no space left (traceback in run/train.log)" in result.err
     assert "Traceback" not in result.out + result.err
     assert summary(workplace / "run")["status"] == "failed"
     assert "Traceback" in (workplace / "run" / "train.log").read_text()

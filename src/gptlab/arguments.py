@@ -67,6 +67,8 @@ def _fits(value: Any, hint: Any) -> bool:
                 and (typing.get_origin(hint) is list or ... in typing.get_args(hint) or len(value) == len(items))
                 and all(any(_fits(element, item) for item in items) for element in value)
             )
+        if typing.get_origin(hint) is Callable:
+            return callable(value)
         return True
 
     return any(fits_one(alternative) for alternative in _alternatives(hint))
@@ -78,6 +80,8 @@ def _describe(hint: Any) -> str:
             items = typing.get_args(hint)
             inner = " and ".join(_describe(item) for item in items if item is not ...)
             return f"a list of {inner}"
+        if typing.get_origin(hint) is Callable:
+            return "a node with a _target_"
         return SCALARS.get(hint, str(hint))
 
     return " or ".join(describe_one(alternative) for alternative in _alternatives(hint))

@@ -17,7 +17,7 @@ from hydra.utils import get_object
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
-from gptlab.arguments import check_arguments
+from gptlab.arguments import check_arguments, nearest
 from gptlab.errors import UserError
 from gptlab.model import GPT
 from gptlab.settings import DataSettings, GenerationSettings, Settings
@@ -26,6 +26,7 @@ from gptlab.tokenizer import Tokenizer
 Config = dict[str, Any]
 
 STAND_IN_VOCABULARY = 1000
+GROUPS = ("data", "tokenizer", "model", "objective", "optimizer", "schedule", "trainer", "logger", "callbacks")
 LATE_GROUPS = {"logger", "callbacks"}
 
 TRAINER_IS_OURS = {
@@ -117,13 +118,13 @@ def literal(value: Any) -> Any:
 def keyed(config: Config, group: str) -> list[Any]:
     """The loggers or the callbacks: a group of named nodes, of which a user switches one off with null."""
     root = {key: literal(value) for key, value in config.items() if not isinstance(value, dict | list)}
-    filled = OmegaConf.create({**root, group: config[group]})
+    filled = OmegaConf.create({**root, group: config.get(group) or {}})
     try:
         nodes = typing.cast(Config, OmegaConf.to_container(filled, resolve=True))[group]
     except OmegaConfBaseException as error:
         raise UserError(f"{group}: {str(error).splitlines()[0]}") from None
     for name, node in nodes.items():
-        if node is not None and "_target_" not in node:
+        if node is not None and not (isinstance(node, dict) and "_target_" in node):
             raise UserError(f"{group}.{name} has no _target_: name the class, or set {group}.{name}=null")
     return [construct(node, key=f"{group}.{name}") for name, node in nodes.items() if node is not None]
 
@@ -146,6 +147,13 @@ def check(config: Config) -> None:
     Raises:
         UserError: naming the key, what it got, and what it wants.
     """
+    for group in GROUPS:
+        if config.get(group) is None and group not in LATE_GROUPS:
+            raise UserError(f"{group} is missing: a run needs one ({group}=<choice>)")
+    known = {*GROUPS, *(field.name for field in fields(Settings))}
+    for key in config:
+        if key not in known:
+            raise UserError(f"{key} is not a setting{nearest(key, known)}")
     settings(config)
     data_settings(config)
     cls, recipe = tokenizer_class(config)

@@ -61,7 +61,7 @@ def load(source: str | Path) -> Loaded:
             model = build.model(config, ours["vocab_size"])
         tied = model.head.weight is model.trunk.token_embedding.weight
         model.load_state_dict(weights, assign=True)
-    except (KeyError, TypeError, RuntimeError) as error:
+    except (KeyError, TypeError, RuntimeError, AttributeError, IndexError) as error:
         reason = (str(error).splitlines() or [""])[0]
         raise UserError(f"{path} does not fit together as a gptlab checkpoint: {reason}") from None
     if tied:  # assigning has made two of one

@@ -34,6 +34,8 @@ class Settings:
                 raise ValueError(f"{name}={value} must be at least 1")
         if not 0 <= self.seed < 2**63:
             raise ValueError(f"seed={self.seed} must lie in [0, 2^63)")
+        if self.run_dir == "" or self.resume == "":
+            raise ValueError("run_dir and resume name a directory: null, or a path that is not empty")
         if self.grad_clip is not None and not self.grad_clip > 0:
             raise ValueError(f"grad_clip={self.grad_clip} must be more than 0; null clips nothing")
 

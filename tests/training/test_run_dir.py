@@ -19,10 +19,18 @@ def test_a_directory_with_a_checkpoint_is_refused_with_the_way_on(workplace: Pat
         claim("mine", "default")
 
 
+def test_files_that_no_run_wrote_are_left_alone(workplace: Path) -> None:
+    (workplace / "config.yaml").write_text("mine: 1")
+    with pytest.raises(UserError, match=r"holds a config\.yaml that is no run's"):
+        claim(".", "default")
+    assert (workplace / "config.yaml").read_text() == "mine: 1"
+
+
 def test_a_directory_without_a_checkpoint_is_started_over(workplace: Path) -> None:
     (workplace / "mine").mkdir()
     for name in ("metrics.csv", "events.out.tfevents.1", "notes.txt"):
         (workplace / "mine" / name).write_text("old")
+    (workplace / "mine" / "config.yaml").write_text("model:\n  _target_: gptlab.model.GPT\n")
     assert claim("mine", "default") == workplace / "mine"
     assert [path.name for path in (workplace / "mine").iterdir()] == ["notes.txt"], "what is the user's stays"
 

@@ -2,6 +2,7 @@
 
 import difflib
 import importlib
+import io
 import sys
 
 COMMANDS = {
@@ -24,4 +25,11 @@ def main(arguments: list[str] | None = None) -> int:
         hint = f"did you mean {match[0]}?" if match else f"there are {', '.join(COMMANDS)}"
         print(f"error: {command} is not a command; {hint}", file=sys.stderr)
         return 2
-    return importlib.import_module(f"gptlab.cli.{command}").main(overrides)
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")  # a terminal that lacks a character is no reason to fail
+    try:
+        return importlib.import_module(f"gptlab.cli.{command}").main(overrides)
+    except KeyboardInterrupt:  # while torch is imported
+        print("interrupted", file=sys.stderr)
+        return 130

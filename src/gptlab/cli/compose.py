@@ -64,7 +64,7 @@ def run_command(task: Callable[[DictConfig], int], *, config_name: str, argument
     if wants_traceback:
         raise end
     line = explain(end, config_name, arguments)
-    print(f"error: {line}" if line else f"failed: {_one_line(end)}", file=sys.stderr)
+    print("error: " + " ".join(line.splitlines()) if line else f"failed: {_one_line(end)}", file=sys.stderr)
     return 2 if line else 1
 
 

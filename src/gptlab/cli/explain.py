@@ -1,5 +1,6 @@
 """One sentence for a user's mistake, with the nearest valid name; and commands to paste."""
 
+import errno
 import re
 import shlex
 import sys
@@ -39,6 +40,10 @@ def explain(error: Exception, config_name: str, arguments: list[str]) -> str | N
     """One sentence for a user's mistake, None for anything else."""
     if isinstance(error, UserError):
         return str(error)
+    if isinstance(error, OSError) and error.errno == errno.ENAMETOOLONG:
+        return f"{error.filename}: {error.strerror}"
+    if isinstance(error, RuntimeError) and "home directory" in str(error):  # Path.expanduser
+        return f"{error}: write the path without ~"
     if isinstance(error, OverrideParseException):
         return f"{error.override!r} cannot be read as key=value: put quotes around a value with special characters"
     if isinstance(error, MissingConfigException) and error.missing_cfg_file:

@@ -28,12 +28,12 @@ def generate(cfg: DictConfig) -> int:
     settings = build.generation_settings(build.resolve(cfg))
     device = device_type(settings.accelerator, key="accelerator")
     loaded = load(settings.checkpoint if settings.checkpoint is not None else newest_run(Path("outputs")))
-    if settings.checkpoint is None:
-        print(f"the newest run: {loaded.path}", file=sys.stderr)
     loaded.model.to(device)
     ids = [_encode(loaded, prompt) for prompt in settings.prompts]
     ids = [prompt_ids for prompt_ids in ids for _ in range(settings.num_samples)]
 
+    if settings.checkpoint is None:
+        print(f"the newest run: {loaded.path}", file=sys.stderr)
     texts = [prompt for prompt in settings.prompts for _ in range(settings.num_samples)]
     if len(texts) == 1:
         print(texts[0], end="", flush=True)

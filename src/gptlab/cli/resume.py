@@ -4,6 +4,7 @@ from pathlib import Path
 
 import yaml
 
+from gptlab import build
 from gptlab.build import Config
 from gptlab.checkpoint import read_checkpoint
 from gptlab.cli.explain import command_line
@@ -40,8 +41,9 @@ def resumed_config(run_dir: Path, composed: Config, overrides: list[str]) -> Con
             can_change = ", ".join([*CHANGEABLE_KEYS, *(f"{group}.*" for group in CHANGEABLE_GROUPS)])
             raise UserError(f"{key} cannot change in a resumed run, only {can_change}; start a new run for the rest")
     config["run_dir"], config["resume"] = str(run_dir), str(run_dir)
+    settings = build.settings(config)
     steps = read_checkpoint(last_checkpoint(run_dir))["global_step"]
-    if steps >= config["max_steps"]:
+    if steps >= settings.max_steps:
         longer = command_line("train", resume=run_dir, max_steps=2 * steps)
         raise UserError(f"the run in {run_dir} has finished its {steps} steps; to go on beyond them: {longer}")
     return config

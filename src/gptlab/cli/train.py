@@ -242,7 +242,9 @@ def _wanted_run_dir(settings: Settings) -> str | None:
 def _flat(node: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
     """Dotted keys and scalar values, for the HPARAMS tab: what a run is, not where it lies or how it is built."""
     for name, value in node.items():
+        if isinstance(value, dict) and name in build.LATE_GROUPS:
+            continue
         if isinstance(value, dict):
             yield from _flat(value, f"{prefix}{name}.")
-        elif not name.startswith("_") and name not in ("run_dir", "resume") and not str(value).startswith("${"):
+        elif not name.startswith("_") and name not in ("run_dir", "resume"):
             yield prefix + name, str(value) if value is None or isinstance(value, list) else value

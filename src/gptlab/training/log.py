@@ -18,10 +18,11 @@ BUFFERED_LINES = 10_000
 
 
 class _Terminal(logging.Handler):
-    """Looks sys.stdout up at each line: a progress bar may stand there and wants to move out of the way."""
+    """Looks the stream up at each line: a progress bar may stand there and wants to move out of the way."""
 
     def emit(self, record: logging.LogRecord) -> None:
-        print(self.format(record), file=sys.stdout, flush=True)
+        stream = sys.stderr if record.levelno >= logging.WARNING else sys.stdout
+        print(self.format(record), file=stream, flush=True)
 
 
 class RunLog:
@@ -45,7 +46,7 @@ class RunLog:
         """Go on in train.log, with what was said so far at its beginning."""
         if not self._handlers:
             return
-        self._file = logging.FileHandler(run_dir / "train.log", encoding="utf-8")
+        self._file = logging.FileHandler(run_dir / "train.log", encoding="utf-8", errors="replace")
         self._file.setFormatter(logging.Formatter("%(asctime)s %(message)s", "%Y-%m-%d %H:%M:%S"))
         self._buffer.setTarget(self._file)
         self._buffer.flush()

@@ -1,5 +1,7 @@
 """Optimizer factories: model -> optimizer. A factory owns its parameter groups."""
 
+import math
+
 from torch import nn
 from torch.optim import AdamW
 
@@ -21,8 +23,8 @@ def adamw(model: nn.Module, *, lr: float, betas: tuple[float, float], eps: float
         ValueError: a value that torch's AdamW refuses, lr < 0 for one.
     """
     for name, value in {"lr": lr, "weight_decay": weight_decay, "eps": eps}.items():
-        if value < 0:
-            raise ValueError(f"{name}={value} must be 0 or more")
+        if not 0 <= value < math.inf:
+            raise ValueError(f"{name}={value} must be 0 or more, and finite")
     if not all(0 <= beta < 1 for beta in betas):
         raise ValueError(f"betas={list(betas)} must lie in [0, 1)")
     parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]

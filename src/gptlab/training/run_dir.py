@@ -65,9 +65,12 @@ def claim(wanted: str | None, experiment: str) -> Path:
 
 def _take(directory: Path) -> Path:
     directory.mkdir(parents=True, exist_ok=True)
-    for pattern in WRITTEN_BY_A_RUN:  # of a run that ended before its first checkpoint: it is started over
-        for leftover in directory.glob(pattern):
-            leftover.unlink()
+    leftovers = [path for pattern in WRITTEN_BY_A_RUN for path in directory.glob(pattern)]
+    config = directory / "config.yaml"
+    if leftovers and not (config.is_file() and "_target_: gptlab." in config.read_text(errors="replace")):
+        raise UserError(f"run_dir={directory} holds a {leftovers[0].name} that is no run's: name another directory")
+    for leftover in leftovers:  # of a run that ended before its first checkpoint: it is started over
+        leftover.unlink()
     if not os.access(directory, os.W_OK):
         raise PermissionError(None, "no permission to write", str(directory))
     return directory

@@ -22,6 +22,8 @@ class Checkpoints(L.Callback):
     """
 
     def __init__(self, *, directory: str, save_every: int) -> None:
+        if save_every < 1:
+            raise ValueError(f"save_every={save_every} must be at least 1")
         self.directory = Path(directory)
         self.save_every = save_every
         self.best_val_loss = math.inf
@@ -49,6 +51,8 @@ class Checkpoints(L.Callback):
     def _save_last(self, trainer: L.Trainer, module: TrainingModule) -> None:
         if trainer.global_step != self._saved_step:
             self._saved_step = trainer.global_step
+            for logger in trainer.loggers:  # what is logged of this step is on disk before the step counts as done
+                logger.save()
             trainer.save_checkpoint(self.directory / LAST, weights_only=False)
             module.clock.pause()
 

@@ -41,6 +41,8 @@ class Samples(L.Callback):
         seed: int,
     ) -> None:
         make_sampler(temperature=temperature, top_k=top_k, top_p=None, generator=None)  # refuses bad values now
+        if max_new_tokens < 1:
+            raise ValueError(f"max_new_tokens={max_new_tokens} must be at least 1")
         self.prompt = prompt
         self.max_new_tokens = max_new_tokens
         self.temperature = temperature
