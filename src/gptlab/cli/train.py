@@ -27,6 +27,7 @@ from gptlab.training.run_dir import check_free, is_rank_zero, shared_by_ranks
 if TYPE_CHECKING:
     import lightning as L
 
+    from gptlab.training.module import TrainingModule
     from gptlab.training.run import Outcome
 
 log = logging.getLogger("gptlab")
@@ -138,28 +139,15 @@ def _trainer(config: build.Config, settings: Settings, hardware: devices.Hardwar
     )
 
 
-def _fit(
-    config: build.Config,
-    settings: Settings,
-    hardware: devices.Hardware,
-    rows: int,
-    data: PreparedData,
-    run_log: RunLog,
-    *,
-    resumes: bool,
-) -> "Outcome":
-    """Build what the configuration describes, and run it."""
+def _module(config: build.Config, settings: Settings, rows: int, data: PreparedData) -> "TrainingModule":
+    """The model with fresh weights from the run's seed, and all that trains it."""
     import torch
 
-    from gptlab.data.module import WindowDataModule
-    from gptlab.training.files import write_yaml
     from gptlab.training.module import TrainingModule
-    from gptlab.training.run import run
 
-    run_dir = Path(config["run_dir"])
     tokenizer = data.corpus.tokenizer
     torch.manual_seed(settings.seed)
-    module = TrainingModule(
+    return TrainingModule(
         model=build.model(config, tokenizer.vocab_size),
         objective=build.objective(config),
         optimizer=build.optimizer(config),
@@ -173,6 +161,25 @@ def _fit(
         grad_clip=settings.grad_clip,
         val_bytes_per_token=_bytes_per_token(data) if config["trainer"].get("limit_val_batches", 1.0) == 1.0 else None,
     )
+
+
+def _fit(
+    config: build.Config,
+    settings: Settings,
+    hardware: devices.Hardware,
+    rows: int,
+    data: PreparedData,
+    run_log: RunLog,
+    *,
+    resumes: bool,
+) -> "Outcome":
+    """Build what the configuration describes, and run it."""
+    from gptlab.data.module import WindowDataModule
+    from gptlab.training.files import write_yaml
+    from gptlab.training.run import run
+
+    run_dir = Path(config["run_dir"])
+    module = _module(config, settings, rows, data)
     data_module = WindowDataModule(
         train=data.train,
         val=data.val,
