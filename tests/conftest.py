@@ -2,12 +2,14 @@
 
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
 import pytest
 from omegaconf import OmegaConf
+
+from local_hub import LocalHub, the_hub
 
 ROOT = Path(__file__).resolve().parents[1]
 CONF = ROOT / "conf"
@@ -17,6 +19,8 @@ TEXTS = ROOT.parent / "shared" / "data"
 if (TEXTS / "tiktoken-cache").is_dir():
     os.environ.setdefault("TIKTOKEN_CACHE_DIR", str(TEXTS / "tiktoken-cache"))
 
+the_hub()  # before any test imports huggingface_hub: no test ever asks the real one
+
 POEM = """The fog comes
 on little cat feet.
 
@@ -25,6 +29,12 @@ over harbor and city
 on silent haunches
 and then moves on.
 """
+
+HARD = [
+    *("<|endoftext|>", "<|unk|>", " " * 40, "\t\t\n\r\n", "\x00\x1c\x85\xa0"),
+    *("\U0001f469\u200d\U0001f52c", "e\u0301", "caf\u00e9", "\ufeff", "aaaa"),
+]
+"""What tokenizers stumble over."""
 
 
 def choices(group: str) -> list[str]:
@@ -51,6 +61,14 @@ class Result(NamedTuple):
     status: int
     out: str
     err: str
+
+
+@pytest.fixture
+def hub() -> Iterator[LocalHub]:
+    """A Hub of one's own, with nothing on it; the client's cache outlives it, so names must differ between tests."""
+    the_hub().forget()
+    yield the_hub()
+    the_hub().forget()
 
 
 @pytest.fixture

@@ -2,6 +2,7 @@
 
 import gzip
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -10,9 +11,14 @@ from pathlib import Path
 import pytest
 import torch
 
-from conftest import ROOT, TINY, Result
+from conftest import POEM, ROOT, TINY, Result
+from gpt2s import save_gpt2
+from gptlab.tokenizer.bpe import BPETokenizer
 
 Command = Callable[..., Result]
+
+START = tuple(key for key in TINY if not key.startswith(("model.n", "model.d_model", "tokenizer")))
+"""The same run, but for what weights decide."""
 
 CASES = {
     # the command line, and words that the sentence must have
@@ -140,6 +146,46 @@ CASES = {
         ["os.system", "no model"],
     ),
     "malicious config in a list": (["generate", "prompt=a", "checkpoint=list.pt"], ["os.system", "no model"]),
+    "unknown Hub id": (
+        ["generate", "prompt=a", "checkpoint=nobody/nothing"],
+        ["nobody/nothing is no file or directory here", "/nobody/nothing does not exist, or is private"],
+    ),
+    "unknown start": (["train", *TINY, "init_from=nobody/nothing"], ["/nobody/nothing does not exist"]),
+    "start of nothing": (["train", *TINY, "init_from="], ["init_from= is empty"]),
+    "start that is a path": (["train", *TINY, "init_from=./nothing"], ["./nothing is neither"]),
+    "start without weights": (["train", *TINY, "init_from=halves"], ["halves has no model.safetensors"]),
+    "start of another architecture": (["train", *TINY, "init_from=llama"], ["its architecture is llama"]),
+    "start with a pickle": (["train", *TINY, "init_from=pickled"], ["pytorch_model.bin", "only safetensors"]),
+    "start with other sizes": (
+        ["train", *TINY, "init_from=gpt2s"],
+        ["model.n_layers=1: init_from=gpt2s has 2; leave it out"],
+    ),
+    "start with another tokenizer": (
+        ["train", *START, "tokenizer=char", "init_from=gpt2s"],
+        ["tokenizer: init_from=gpt2s brings its own, a HuggingFaceTokenizer"],
+    ),
+    "start with a longer context": (
+        ["train", *START, "init_from=gpt2s", "context_length=25"],
+        ["context_length=25: init_from=gpt2s has 24 positions"],
+    ),
+    "start without a tokenizer that would fit": (
+        ["train", *START, "tokenizer=char", "init_from=mute"],
+        ["init_from=mute has 61 tokens and no tokenizer of its own", "this run's tokenizer has"],
+    ),
+    "generation without a tokenizer": (["generate", "prompt=a", "checkpoint=mute"], ["mute has no tokenizer"]),
+    "export to nowhere": (["export", "checkpoint=gpt2s"], ["to is missing", "to=<value>"]),
+    "export to an empty name": (["export", "checkpoint=gpt2s", "to="], ["to= is empty"]),
+    "export onto something": (["export", "checkpoint=gpt2s", "to=folder_of_mine"], ["is there already"]),
+    "export onto a file": (["export", "checkpoint=gpt2s", "to=poem.txt"], ["is there already"]),
+    "export below a file": (["export", "checkpoint=gpt2s", "to=poem.txt/out"], ["to=poem.txt/out cannot be written"]),
+    "export of nothing": (["export", "checkpoint=./nothing", "to=out"], ["./nothing is neither"]),
+    "export without a run": (["export", "to=out"], ["no run under outputs"]),
+    "push without a login": (
+        ["export", "checkpoint=gpt2s", "to=out", "push_to=me/mine"],
+        ["push_to=me/mine needs a login"],
+    ),
+    "push to no name": (["export", "checkpoint=gpt2s", "to=out", "push_to=a/b/c"], ["is no repository's name"]),
+    "unknown setting of export": (["export", "too=out"], ["too is not a setting", "did you mean to"]),
     "negative temperature": (["generate", "prompt=a", "temperature=-0.5"], ["temperature=-0.5 must be 0"]),
     "top_p of nothing": (["generate", "prompt=a", "top_p=0"], ["top_p=0 must lie in (0, 1]"]),
     "top_p above one": (["generate", "prompt=a", "top_p=1.5"], ["top_p=1.5 must lie in (0, 1]"]),
@@ -175,9 +221,21 @@ def bad_files(workplace: Path) -> Path:
     }.items():
         ours = {"config": {"model": model, "tokenizer": {}}, "tokenizer": {}, "vocab_size": 3}
         torch.save({"gptlab": ours, "state_dict": {}}, workplace / name)
+    (workplace / "folder_of_mine").mkdir()
+    (workplace / "folder_of_mine" / "mine.txt").write_text("mine")
+    bpe = BPETokenizer.train([POEM], vocab_size=270)
+    save_gpt2(workplace / "gpt2s", vocab_size=bpe.vocab_size)
+    bpe.to_tokenizers().save(str(workplace / "gpt2s" / "tokenizer.json"))
+    save_gpt2(workplace / "mute")
+    for name in ("halves", "llama", "pickled"):
+        shutil.copytree(workplace / "mute", workplace / name)
+    (workplace / "halves" / "model.safetensors").unlink()
+    (workplace / "llama" / "config.json").write_text('{"model_type": "llama"}')
+    (workplace / "pickled" / "model.safetensors").rename(workplace / "pickled" / "pytorch_model.bin")
     return workplace
 
 
+@pytest.mark.usefixtures("hub")
 @pytest.mark.parametrize("case", CASES)
 def test_one_sentence_status_2_nothing_left_behind(gptlab: Command, bad_files: Path, case: str) -> None:
     arguments, words = CASES[case]

@@ -16,11 +16,12 @@ import torch
 from hydra.utils import get_object
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
+from torch.overrides import TorchFunctionMode
 
 from gptlab.arguments import check_arguments, nearest
 from gptlab.errors import UserError
 from gptlab.model import GPT
-from gptlab.settings import DataSettings, GenerationSettings, Settings
+from gptlab.settings import DataSettings, ExportSettings, GenerationSettings, Settings
 from gptlab.tokenizer import Tokenizer
 
 Config = dict[str, Any]
@@ -70,6 +71,11 @@ def generation_settings(config: Config) -> GenerationSettings:
     return _call(GenerationSettings, config, key="")
 
 
+def export_settings(config: Config) -> ExportSettings:
+    """The settings of an export, checked."""
+    return _call(ExportSettings, config, key="")
+
+
 def data_settings(config: Config) -> DataSettings:
     """The window knobs of the data group, checked."""
     names = [field.name for field in fields(DataSettings)]
@@ -94,6 +100,23 @@ def tokenizer_class(config: Config) -> tuple[type[Tokenizer], Config]:
 def model(config: Config, vocab_size: int) -> GPT:
     """The model for a vocabulary of this size, with fresh weights from torch's generator."""
     return construct(config["model"], key="model", vocab_size=vocab_size)
+
+
+def meta_model(config: Config, vocab_size: int) -> GPT:
+    """The model without memory for its weights, and without the time for first ones: for checks, or to be filled."""
+    with _WithoutFirstWeights(), torch.device("meta"):
+        return model(config, vocab_size)
+
+
+class _WithoutFirstWeights(TorchFunctionMode):
+    """Turns torch.nn.init off: on the meta device, normal_ alone would import sympy, a second for nothing."""
+
+    def __torch_function__(
+        self, function: Any, types: Any, args: tuple = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        if getattr(function, "__module__", None) == "torch.nn.init":
+            return args[0] if args else (kwargs or {})["tensor"]
+        return function(*args, **(kwargs or {}))
 
 
 def objective(config: Config) -> Any:
@@ -139,10 +162,14 @@ def trainer(config: Config, **ours: Any) -> Any:
         raise UserError(f"trainer: {' '.join(str(error).split())}") from None
 
 
-def check(config: Config) -> None:
+def check(config: Config, *, trains_tokenizer: bool = True) -> None:
     """Everything that can be known before data is read or Lightning imported.
 
     The tokenizer is trained on nothing, and the model is built without memory for a stand-in vocabulary.
+
+    Args:
+        config: the whole configuration.
+        trains_tokenizer: whether the run makes its tokenizer, rather than takes it over with weights.
 
     Raises:
         UserError: naming the key, what it got, and what it wants.
@@ -156,11 +183,10 @@ def check(config: Config) -> None:
             raise UserError(f"{key} is not a setting{nearest(key, known)}")
     settings(config)
     data_settings(config)
-    cls, recipe = tokenizer_class(config)
-    _call(cls.train, {"documents": [], **recipe}, key="tokenizer")
-    with torch.device("meta"):
-        meta_model = model(config, STAND_IN_VOCABULARY)
-        optimizer(config)(meta_model)
+    if trains_tokenizer:
+        cls, recipe = tokenizer_class(config)
+        _call(cls.train, {"documents": [], **recipe}, key="tokenizer")
+    optimizer(config)(meta_model(config, STAND_IN_VOCABULARY))
     schedule(config)(0)
     objective(config)
     for key in TRAINER_IS_OURS & config["trainer"].keys():

@@ -19,6 +19,7 @@ class Settings:
     grad_clip: float | None
     run_dir: str | None
     resume: str | None
+    init_from: str | None
 
     def __post_init__(self) -> None:
         for name in (
@@ -36,6 +37,8 @@ class Settings:
             raise ValueError(f"seed={self.seed} must lie in [0, 2^63)")
         if self.run_dir == "" or self.resume == "":
             raise ValueError("run_dir and resume name a directory: null, or a path that is not empty")
+        if self.init_from == "":
+            raise ValueError("init_from= is empty: null, a run, a Hugging Face directory, or a Hub id such as gpt2")
         if self.grad_clip is not None and not self.grad_clip > 0:
             raise ValueError(f"grad_clip={self.grad_clip} must be more than 0; null clips nothing")
 
@@ -89,3 +92,16 @@ class GenerationSettings:
     @property
     def stops(self) -> list[str]:
         return [self.stop] if isinstance(self.stop, str) else self.stop or []
+
+
+@dataclass(frozen=True)
+class ExportSettings:
+    """The settings of export.yaml."""
+
+    checkpoint: str | None
+    to: str
+    push_to: str | None
+
+    def __post_init__(self) -> None:
+        if not self.to:
+            raise ValueError("to= is empty: it names the directory that is made")

@@ -8,8 +8,9 @@ from hydra.utils import get_class
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from conftest import choices, conf_node, has_gpt2_vocabulary
+from conftest import HARD, choices, conf_node, has_gpt2_vocabulary
 from gptlab.tokenizer import Tokenizer
+from gptlab.tokenizer.hugging_face import HuggingFaceTokenizer
 
 TEXT = "One day, \u00e9t\u00e9 -- a caf\u00e9! \U0001f600 def f(x):\n    return x ** 2\n" * 3
 SPECIAL = "a <|endoftext|> b <|unk|> c"
@@ -68,6 +69,34 @@ def test_special_token_text_is_text(name: str) -> None:
     assert tokenizer.eot not in ids
     assert getattr(tokenizer, "unk", None) not in ids
     assert "<|endoftext|>" in tokenizer.decode(ids)
+
+
+def test_the_tokenizers_library_gives_the_same_ids_and_text(tokenizer: Tokenizer) -> None:
+    backend = tokenizer.to_tokenizers()
+    assert backend is not None
+    again = HuggingFaceTokenizer(json=backend.to_str(), eot=tokenizer.eot)
+    assert again.vocab_size == tokenizer.vocab_size
+    takes_any_text = tokenizer.eot is not None
+    alphabet = st.characters(codec="utf-8") if takes_any_text else st.sampled_from(TEXT)
+    pieces = st.one_of(
+        st.text(alphabet, max_size=30),
+        st.sampled_from(TEXT.split()),
+        *([st.sampled_from(HARD)] if takes_any_text else []),
+    )
+
+    @settings(max_examples=300, deadline=None)
+    @given(st.lists(pieces, max_size=8).map("".join))
+    def check(text: str) -> None:
+        try:
+            ids = tokenizer.encode(text)
+        except ValueError:
+            with pytest.raises(ValueError, match="not in the vocabulary"):
+                again.encode(text)
+        else:
+            assert again.encode(text) == ids
+            assert again.decode(ids) == tokenizer.decode(ids)
+
+    check()
 
 
 @pytest.mark.parametrize("name", choices("tokenizer"))

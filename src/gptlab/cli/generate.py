@@ -8,7 +8,8 @@ import torch
 from omegaconf import DictConfig
 
 from gptlab import build
-from gptlab.checkpoint import Loaded, load, newest_run
+from gptlab.checkpoint import Loaded, load
+from gptlab.checkpoint.run import newest_run
 from gptlab.cli.compose import run_command
 from gptlab.errors import UserError
 from gptlab.generation import decoding
@@ -59,11 +60,12 @@ def _continuations(
         top_p=settings.top_p,
         generator=torch.Generator(device).manual_seed(settings.seed),
     )
-    streams = [TextStream(loaded.tokenizer, after=prompt, stop=settings.stops) for prompt in prompts]
+    tokenizer = loaded.needed_tokenizer()
+    streams = [TextStream(tokenizer, after=prompt, stop=settings.stops) for prompt in prompts]
     going_on = set(range(len(prompts)))
     for tokens in decoding.generate(loaded.model, prompts, max_new_tokens=settings.max_new_tokens, sampler=sampler):
         for row in sorted(going_on):
-            at_end = tokens[row] == loaded.tokenizer.eot
+            at_end = tokens[row] == tokenizer.eot
             new_text = streams[row].finish() if at_end else streams[row].feed(tokens[row])
             yield row, new_text
             if at_end or streams[row].stopped:
@@ -75,12 +77,13 @@ def _continuations(
 
 
 def _encode(loaded: Loaded, prompt: str) -> list[int]:
+    tokenizer = loaded.needed_tokenizer()
     try:
-        ids = loaded.tokenizer.encode(prompt)
+        ids = tokenizer.encode(prompt)
     except ValueError as error:
         raise UserError(f"prompt={prompt!r}: {error}") from None
-    if not ids and loaded.tokenizer.eot is not None:
-        ids = [loaded.tokenizer.eot]  # nothing said yet: a document begins
+    if not ids and tokenizer.eot is not None:
+        ids = [tokenizer.eot]  # nothing said yet: a document begins
     if not ids:
         raise UserError("the prompt is empty, and this tokenizer has no token to begin a text with: prompt=<text>")
     if len(ids) > loaded.model.context_length:

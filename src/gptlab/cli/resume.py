@@ -6,7 +6,7 @@ import yaml
 
 from gptlab import build
 from gptlab.build import Config
-from gptlab.checkpoint import read_checkpoint
+from gptlab.checkpoint.run import read_checkpoint
 from gptlab.cli.explain import command_line
 from gptlab.errors import UserError
 

@@ -11,11 +11,13 @@ from hydra.types import RunMode
 from omegaconf import DictConfig
 
 from gptlab import build
-from gptlab.checkpoint import read_checkpoint
+from gptlab.checkpoint import Loaded, load
+from gptlab.checkpoint.run import read_checkpoint
 from gptlab.cli.compose import run_command
+from gptlab.cli.init_from import check_vocabulary, initial_model, with_sizes_of
 from gptlab.cli.report import report, shortened
 from gptlab.cli.resume import last_checkpoint, resumed_config
-from gptlab.data.corpus import Corpus, TokenizerRecipe, prepare
+from gptlab.data.corpus import Corpus, GivenTokenizer, TokenizerRecipe, prepare
 from gptlab.data.windows import EveryTarget, WindowDataset, split
 from gptlab.errors import UserError
 from gptlab.settings import Settings
@@ -44,7 +46,7 @@ def train(cfg: DictConfig) -> int:
     config = build.resolve(cfg)
     if resume_dir is not None:
         config = resumed_config(resume_dir, config, list(HydraConfig.get().overrides.task))
-    build.check(config)
+    build.check(config, trains_tokenizer=resume_dir is None or config.get("init_from") is None)
     settings = build.settings(config)
     hardware = devices.resolve(config["trainer"])
     rows = devices.rows_per_micro_batch(
@@ -55,17 +57,27 @@ def train(cfg: DictConfig) -> int:
     if resume_dir is None and is_rank_zero():
         check_free(wanted)
 
+    loaded, tokenizer = None, None
+    if settings.init_from is not None:
+        loaded = load(settings.init_from if resume_dir is None else last_checkpoint(resume_dir))
+        tokenizer = loaded.tokenizer
+    if loaded is not None and resume_dir is None:
+        config = with_sizes_of(loaded, config, list(HydraConfig.get().overrides.task))
+        build.check(config, trains_tokenizer=tokenizer is None)
+
     run_log = RunLog(speaks=is_rank_zero())
     try:
         log.info("preparing the text")
-        data = _prepare_data(config, settings)
+        data = _prepare_data(config, settings, tokenizer)
+        if loaded is not None:
+            check_vocabulary(loaded, data.corpus.tokenizer)
         if resume_dir is not None:
             _check_same_text(last_checkpoint(resume_dir), data.corpus)
         _rehearse({**config, "run_dir": "outputs"}, settings, hardware, data.corpus.tokenizer)
         run_dir = resume_dir if resume_dir is not None else shared_by_ranks(wanted, _experiment())
         config["run_dir"] = str(run_dir)
         run_log.open(run_dir)
-        outcome = _fit(config, settings, hardware, rows, data, run_log, resumes=resume_dir is not None)
+        outcome = _fit(config, settings, hardware, rows, data, loaded, run_log, resumes=resume_dir is not None)
         if is_rank_zero():
             samples = config["callbacks"].get("samples") or {}
             report(outcome, run_dir, prompt=samples.get("prompt") or _prompt(data))
@@ -94,11 +106,12 @@ class PreparedData:
     val: EveryTarget
 
 
-def _prepare_data(config: build.Config, settings: Settings) -> PreparedData:
+def _prepare_data(config: build.Config, settings: Settings, tokenizer: Tokenizer | None) -> PreparedData:
+    """The tokens of the text, by a tokenizer that came with weights, or by one that is trained on it."""
     knobs = build.data_settings(config)
     source = build.source(config)
-    tokenizer_class, recipe = build.tokenizer_class(config)
-    corpus = prepare(source, TokenizerRecipe(tokenizer_class, recipe), cache_dir=knobs.cache_dir, progress=show_pieces)
+    recipe = TokenizerRecipe(*build.tokenizer_class(config)) if tokenizer is None else GivenTokenizer(tokenizer)
+    corpus = prepare(source, recipe, cache_dir=knobs.cache_dir, progress=show_pieces)
     train_windows, val_windows = split(
         corpus.tokens,
         context_length=settings.context_length,
@@ -139,8 +152,10 @@ def _trainer(config: build.Config, settings: Settings, hardware: devices.Hardwar
     )
 
 
-def _module(config: build.Config, settings: Settings, rows: int, data: PreparedData) -> "TrainingModule":
-    """The model with fresh weights from the run's seed, and all that trains it."""
+def _module(
+    config: build.Config, settings: Settings, rows: int, data: PreparedData, loaded: Loaded | None
+) -> "TrainingModule":
+    """The model with fresh weights from the run's seed, or with those that were loaded, and all that trains it."""
     import torch
 
     from gptlab.training.module import TrainingModule
@@ -148,7 +163,7 @@ def _module(config: build.Config, settings: Settings, rows: int, data: PreparedD
     tokenizer = data.corpus.tokenizer
     torch.manual_seed(settings.seed)
     return TrainingModule(
-        model=build.model(config, tokenizer.vocab_size),
+        model=initial_model(loaded, config) if loaded is not None else build.model(config, tokenizer.vocab_size),
         objective=build.objective(config),
         optimizer=build.optimizer(config),
         schedule=build.schedule(config),
@@ -169,6 +184,7 @@ def _fit(
     hardware: devices.Hardware,
     rows: int,
     data: PreparedData,
+    loaded: Loaded | None,
     run_log: RunLog,
     *,
     resumes: bool,
@@ -179,7 +195,7 @@ def _fit(
     from gptlab.training.run import run
 
     run_dir = Path(config["run_dir"])
-    module = _module(config, settings, rows, data)
+    module = _module(config, settings, rows, data, loaded)
     data_module = WindowDataModule(
         train=data.train,
         val=data.val,
@@ -193,6 +209,11 @@ def _fit(
         write_yaml(run_dir / "config.yaml", config)
         n_parameters = sum(parameter.numel() for parameter in module.model.parameters())
         ranks = f"{hardware.n_ranks} x {hardware.accelerator}" if hardware.n_ranks > 1 else hardware.accelerator
+        if loaded is not None and not resumes:
+            log.info(
+                "starting from %s, with %s of its %s positions",
+                *(loaded.name, f"{settings.context_length:,}", f"{loaded.model.context_length:,}"),
+            )
         log.info("%s parameters on %s, precision %s", f"{n_parameters:,}", ranks, hardware.precision)
         log.info("run directory %s", shortened(run_dir))
     return run(

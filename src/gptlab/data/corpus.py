@@ -33,8 +33,30 @@ class TokenizerRecipe:
     cls: type[Tokenizer]
     settings: dict[str, Any]
 
+    @property
+    def identity(self) -> list[Any]:
+        return [f"{self.cls.__module__}.{self.cls.__qualname__}", self.settings]
+
     def train(self, documents: Iterable[str]) -> Tokenizer:
         return self.cls.train(documents, **self.settings)
+
+
+@dataclass(frozen=True)
+class GivenTokenizer:
+    """A tokenizer that came with a model: it takes the place of a recipe."""
+
+    tokenizer: Tokenizer
+
+    @property
+    def cls(self) -> type[Tokenizer]:
+        return type(self.tokenizer)
+
+    @property
+    def identity(self) -> list[Any]:
+        return [f"{self.cls.__module__}.{self.cls.__qualname__}", "given", self.tokenizer.state()]
+
+    def train(self, documents: Iterable[str]) -> Tokenizer:
+        return self.tokenizer
 
 
 @dataclass(frozen=True)
@@ -46,7 +68,9 @@ class Corpus:
     fingerprint: str
 
 
-def prepare(source: Source, recipe: TokenizerRecipe, *, cache_dir: str | None, progress: Progress) -> Corpus:
+def prepare(
+    source: Source, recipe: TokenizerRecipe | GivenTokenizer, *, cache_dir: str | None, progress: Progress
+) -> Corpus:
     """The source's tokens, from the cache where it has them.
 
     The cache's key is the content of the source and the recipe of the tokenizer. Everything is written into a temporary
@@ -55,7 +79,7 @@ def prepare(source: Source, recipe: TokenizerRecipe, *, cache_dir: str | None, p
 
     Args:
         source: where the text comes from.
-        recipe: how the tokenizer is trained on it.
+        recipe: how the tokenizer is trained on it, or a tokenizer that is there already.
         cache_dir: where the cache lies; None for the user's cache directory.
         progress: shows what is going on.
 
@@ -63,8 +87,7 @@ def prepare(source: Source, recipe: TokenizerRecipe, *, cache_dir: str | None, p
         UserError: where the source or the cache directory cannot be used.
     """
     fingerprint = source.fingerprint()
-    identity = [FORMAT, fingerprint, f"{recipe.cls.__module__}.{recipe.cls.__qualname__}", recipe.settings]
-    key = hashlib.sha256(json.dumps(identity).encode()).hexdigest()[:16]
+    key = hashlib.sha256(json.dumps([FORMAT, fingerprint, *recipe.identity]).encode()).hexdigest()[:16]
     cache = Path(cache_dir).expanduser() if cache_dir is not None else user_cache_path("gptlab")
     final = cache / key
     if not _is_whole(final):
@@ -81,7 +104,7 @@ def prepare(source: Source, recipe: TokenizerRecipe, *, cache_dir: str | None, p
     return _open(final, recipe.cls, fingerprint)
 
 
-def _make(source: Source, recipe: TokenizerRecipe, final: Path, progress: Progress) -> None:
+def _make(source: Source, recipe: TokenizerRecipe | GivenTokenizer, final: Path, progress: Progress) -> None:
     partial = final.with_name(final.name + ".partial")
     for leftover in (partial, final):  # of a preparation that was killed
         shutil.rmtree(leftover, ignore_errors=True)

@@ -1,9 +1,12 @@
 """What every tokenizer promises."""
 
 from collections.abc import Iterable, Sequence
-from typing import Any, Protocol, Self
+from typing import TYPE_CHECKING, Any, Protocol, Self
 
 import numpy as np
+
+if TYPE_CHECKING:
+    import tokenizers
 
 
 class Tokenizer(Protocol):
@@ -41,3 +44,9 @@ class Tokenizer(Protocol):
     @classmethod
     def from_state(cls, state: dict[str, Any]) -> Self:
         """Rebuild from `state()`."""
+
+    def to_tokenizers(self) -> "tokenizers.Tokenizer | None":
+        """The same tokenizer, id for id, for the `tokenizers` library; None where that cannot express it.
+
+        `<|endoftext|>`, where there is one, is a special token of it.
+        """

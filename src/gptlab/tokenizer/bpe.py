@@ -9,16 +9,20 @@ import heapq
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
 from itertools import pairwise
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 import regex
 import tiktoken
 
+from gptlab.tokenizer.byte_level import EOT, byte_level_bpe, spell
+
+if TYPE_CHECKING:
+    import tokenizers
+
 # GPT-2's idea of a word: a contraction, letters or digits or signs with the one space before them, or white space.
 SPLIT_PATTERN = r"""'(?:[sdmt]|ll|ve|re)| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"""
 N_BYTES = 256
-EOT = "<|endoftext|>"
 
 Pair = tuple[int, int]
 
@@ -78,6 +82,11 @@ class BPETokenizer:
     @classmethod
     def from_state(cls, state: dict[str, Any]) -> Self:
         return cls(**state)
+
+    def to_tokenizers(self) -> "tokenizers.Tokenizer":
+        spelt = [spell(token) for token in self._tokens]
+        ids = {token: id_ for id_, token in enumerate(spelt)}
+        return byte_level_bpe(ids, [(spelt[left], spelt[right]) for left, right in self.merges])
 
 
 def token_bytes(merges: Sequence[Pair]) -> list[bytes]:

@@ -1,9 +1,12 @@
 """One token a character."""
 
 from collections.abc import Iterable, Sequence
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
+
+if TYPE_CHECKING:
+    import tokenizers
 
 
 class CharTokenizer:
@@ -52,3 +55,12 @@ class CharTokenizer:
     @classmethod
     def from_state(cls, state: dict[str, Any]) -> Self:
         return cls(**state)
+
+    def to_tokenizers(self) -> "tokenizers.Tokenizer":
+        import tokenizers
+        from tokenizers import decoders, models, pre_tokenizers
+
+        tokenizer = tokenizers.Tokenizer(models.WordLevel(vocab=self._id_of))
+        tokenizer.pre_tokenizer = pre_tokenizers.Split(tokenizers.Regex(r"[\s\S]"), "isolated")
+        tokenizer.decoder = decoders.Fuse()
+        return tokenizer

@@ -2,11 +2,16 @@
 
 import re
 from collections.abc import Iterable, Sequence
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
+
+if TYPE_CHECKING:
+    import tokenizers
 
 # Build a Large Language Model (From Scratch), chapter 2: punctuation and double dashes are tokens of their own,
 # white space only separates.
 BOUNDARY = re.compile(r'([,.:;?_!"()\']|--|\s)')
+WHITE_SPACE = r"[\t-\r\x1c-\x20\x{85}\x{a0}\x{1680}\x{2000}-\x{200a}\x{2028}\x{2029}\x{202f}\x{205f}\x{3000}]"
+"""Python's `\\s`, spelt out for libraries that have another idea of it."""
 SPACE_BEFORE_PUNCTUATION = re.compile(r'\s+([,.:;?_!"()\'])')
 
 
@@ -66,3 +71,26 @@ class WordTokenizer:
     @classmethod
     def from_state(cls, state: dict[str, Any]) -> Self:
         return cls(**state)
+
+    def to_tokenizers(self) -> "tokenizers.Tokenizer | None":
+        return word_level(self._id_of, unk=None)
+
+
+def word_level(id_of: dict[str, int], *, unk: str | None) -> "tokenizers.Tokenizer":
+    """Words and punctuation for the `tokenizers` library; `unk` is the word that stands for unknown ones."""
+    import tokenizers
+    from tokenizers import decoders, models, pre_tokenizers
+
+    known = {} if unk is None else {"unk_token": unk}
+    tokenizer = tokenizers.Tokenizer(models.WordLevel(vocab=id_of, **known))
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
+        [
+            pre_tokenizers.Split(tokenizers.Regex(WHITE_SPACE), "removed"),
+            pre_tokenizers.Split(tokenizers.Regex(r'[,.:;?_!"()\']|--'), "isolated"),
+        ]
+    )
+    no_prefix = "\uffff"  # no word begins with this, so a space goes in front of each
+    one_space = decoders.WordPiece(prefix=no_prefix, cleanup=False)
+    none_before = [decoders.Replace(f" {sign}", sign) for sign in ",.:;?_!\"()'"]
+    tokenizer.decoder = decoders.Sequence([one_space, decoders.Fuse(), *none_before])
+    return tokenizer

@@ -1,6 +1,11 @@
 """Words with a place for the unknown."""
 
-from gptlab.tokenizer.words import WordTokenizer, split_words
+from typing import TYPE_CHECKING
+
+from gptlab.tokenizer.words import WordTokenizer, split_words, word_level
+
+if TYPE_CHECKING:
+    import tokenizers
 
 
 class UnknownWordTokenizer(WordTokenizer):
@@ -21,3 +26,13 @@ class UnknownWordTokenizer(WordTokenizer):
 
     def encode(self, text: str) -> list[int]:
         return [self._id_of.get(word, self.unk) for word in split_words(text)]
+
+    def to_tokenizers(self) -> "tokenizers.Tokenizer | None":
+        import tokenizers
+
+        unk, eot = self.special_tokens
+        if {unk, eot} & self._id_of.keys():  # the text spells them: the library has no two ids of one name
+            return None
+        backend = word_level({**self._id_of, unk: self.unk}, unk=unk)
+        backend.add_special_tokens([tokenizers.AddedToken(eot, special=True, normalized=False)])
+        return backend

@@ -1,7 +1,6 @@
-"""Checkpoints: plain data and tensors in, a model ready to use out."""
+"""Runs and their .ckpt files: plain data and tensors in, a model ready to use out."""
 
 import inspect
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -9,8 +8,8 @@ import torch
 from hydra.utils import get_object
 
 from gptlab import build
+from gptlab.checkpoint.loaded import Loaded, filled
 from gptlab.errors import UserError
-from gptlab.model import GPT
 from gptlab.tokenizer import Tokenizer
 
 RUN_CHECKPOINTS = ("best.ckpt", "last.ckpt", "previous.ckpt")
@@ -18,33 +17,23 @@ RUN_CHECKPOINTS = ("best.ckpt", "last.ckpt", "previous.ckpt")
 WEIGHTS_PREFIX = "model."
 
 
-@dataclass(frozen=True)
-class Loaded:
-    """A model with what belongs to it.
-
-    Attributes:
-        model: in evaluation mode, on the CPU.
-        tokenizer: the one that it was trained with.
-        config: the resolved configuration of its run, plain data.
-        path: the file that it came from.
-    """
-
-    model: GPT
-    tokenizer: Tokenizer
-    config: build.Config
-    path: Path
+def is_run(directory: Path) -> bool:
+    """Whether a directory is, or wants to be, a run's."""
+    return (directory / "checkpoints").is_dir()
 
 
-def load(source: str | Path) -> Loaded:
-    """Open a trained model.
+def load_file(path: Path, name: str) -> Loaded:
+    """The model of a .ckpt file.
 
     Args:
-        source: a run directory (its best checkpoint counts, else its last) or a .ckpt file.
+        path: the file.
+        name: what the user asked for.
 
     Raises:
-        UserError: where nothing is there, or it is no checkpoint of gptlab's.
+        UserError: where it is no checkpoint of gptlab's.
     """
-    path = find_checkpoint(Path(source).expanduser())
+    if path.suffix == ".safetensors":
+        raise UserError(f"{name} holds weights alone: name its directory, with config.json in it")
     checkpoint = read_checkpoint(path)
     ours = checkpoint["gptlab"]
     try:
@@ -53,32 +42,29 @@ def load(source: str | Path) -> Loaded:
         _only_our_own(config["tokenizer"], path)
         tokenizer = _restore_tokenizer(config, ours["tokenizer"], path)
         weights = {
-            name.removeprefix(WEIGHTS_PREFIX): tensor
-            for name, tensor in checkpoint["state_dict"].items()
-            if name.startswith(WEIGHTS_PREFIX)
+            key.removeprefix(WEIGHTS_PREFIX): tensor
+            for key, tensor in checkpoint["state_dict"].items()
+            if key.startswith(WEIGHTS_PREFIX)
         }
-        with torch.device("meta"):  # no memory and no time for weights that are replaced at once
-            model = build.model(config, ours["vocab_size"])
-        tied = model.head.weight is model.trunk.token_embedding.weight
-        model.load_state_dict(weights, assign=True)
+        training = {
+            "steps": checkpoint["global_step"],
+            "tokens": ours["tokens"],
+            "seconds": ours["clock"]["seconds"],
+            **{name.replace("/", "_"): value for name, value in ours["metrics"].items() if name.startswith("val/")},
+        }
+        model = filled(build.meta_model(config, ours["vocab_size"]), weights)
     except (KeyError, TypeError, RuntimeError, AttributeError, IndexError) as error:
         reason = (str(error).splitlines() or [""])[0]
         raise UserError(f"{path} does not fit together as a gptlab checkpoint: {reason}") from None
-    if tied:  # assigning has made two of one
-        model.head.weight = model.trunk.token_embedding.weight
-    return Loaded(model.eval(), tokenizer, config, path)
+    return Loaded(model.eval(), tokenizer, config, path, name, training)
 
 
-def find_checkpoint(source: Path) -> Path:
-    """The checkpoint file of a run directory, or the file itself."""
-    if source.is_file():
-        return source
-    if not source.is_dir():
-        raise UserError(f"{source} is neither a run directory nor a checkpoint file: there is nothing")
+def find_checkpoint(run_dir: Path) -> Path:
+    """The checkpoint file of a run directory."""
     for name in RUN_CHECKPOINTS:
-        if (source / "checkpoints" / name).is_file():
-            return source / "checkpoints" / name
-    raise UserError(f"{source} holds no checkpoint (no checkpoints/{RUN_CHECKPOINTS[0]} in it)")
+        if (run_dir / "checkpoints" / name).is_file():
+            return run_dir / "checkpoints" / name
+    raise UserError(f"{run_dir} holds no checkpoint (no checkpoints/{RUN_CHECKPOINTS[0]} in it)")
 
 
 def newest_run(outputs: Path) -> Path:

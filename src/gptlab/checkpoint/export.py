@@ -1,0 +1,119 @@
+"""A model out of gptlab: a directory that transformers, and all that speaks its format, opens."""
+
+import json
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError
+from safetensors.torch import save_file
+
+from gptlab.checkpoint.card import model_card
+from gptlab.checkpoint.hugging_face import CONFIG, TOKENIZER, TOKENIZER_CONFIG, WEIGHTS
+from gptlab.checkpoint.loaded import Loaded
+from gptlab.errors import UserError
+from gptlab.model import gpt2
+
+GENERATION_CONFIG, CARD, CURVES = "generation_config.json", "README.md", "curves.png"
+
+
+def check_free(to: str) -> Path:
+    """The directory to make. Raises UserError where something is there already."""
+    directory = Path(to).expanduser().absolute()
+    if directory.is_file() or (directory.is_dir() and any(directory.iterdir())):
+        raise UserError(f"to={to} is there already: name a directory that is not")
+    return directory
+
+
+def export(loaded: Loaded, to: str, *, address: str) -> list[str]:
+    """Write a model as a Hugging Face directory in GPT-2's layout.
+
+    Everything is written beside the final name and synced; the name comes last. Memory: one copy of the weights that
+    the layout transposes.
+
+    Args:
+        loaded: the model and what belongs to it.
+        to: the directory to make.
+        address: what a reader of the model card will load it by.
+
+    Returns:
+        What could not be handed on, in sentences for a person; empty where all was.
+
+    Raises:
+        UserError: where GPT-2's layout has no place for the model; where the directory exists or cannot be written.
+    """
+    directory = check_free(to)
+    try:
+        tensors = gpt2.write_weights(loaded.model)
+    except ValueError as error:
+        raise UserError(f"{loaded.name} cannot be exported: {error}") from None
+    tokenizer, complaints = _tokenizer_files(loaded)
+    eot = loaded.tokenizer.eot if loaded.tokenizer is not None else None
+    with _made_whole(directory, to) as partial:
+        save_file(tensors, partial / WEIGHTS, metadata={"format": "pt"})
+        _write_json(partial / CONFIG, gpt2.config(loaded.model, eot=eot))
+        _write_json(partial / GENERATION_CONFIG, {"bos_token_id": eot, "eos_token_id": eot, "pad_token_id": eot})
+        for name, text in tokenizer.items():
+            (partial / name).write_text(text, encoding="utf-8")
+        curves = loaded.path.parent.parent / CURVES
+        if loaded.training and curves.is_file():
+            shutil.copyfile(curves, partial / CURVES)
+        shutil.copymode(partial / CONFIG, partial / WEIGHTS)  # safetensors makes files that only their owner reads
+        card = model_card(
+            loaded,
+            title=directory.name,
+            address=address,
+            has_tokenizer=bool(tokenizer),
+            has_curves=(partial / CURVES).is_file(),
+        )
+        (partial / CARD).write_text(card, encoding="utf-8")
+    return complaints
+
+
+def _tokenizer_files(loaded: Loaded) -> tuple[dict[str, str], list[str]]:
+    """Contents of tokenizer files by name, and what to tell the user where there are none."""
+    if loaded.tokenizer is None:
+        return {}, [f"{loaded.name} has no tokenizer, so the export has none"]
+    backend = loaded.tokenizer.to_tokenizers()
+    if backend is None:
+        kind = type(loaded.tokenizer).__name__
+        return {}, [f"the vocabulary of this {kind} cannot be expressed as a tokenizer.json, so the export has none"]
+    eot = loaded.tokenizer.eot
+    end = backend.id_to_token(eot) if eot is not None else None
+    unk = getattr(loaded.tokenizer, "unk", None)
+    settings = {
+        "tokenizer_class": "PreTrainedTokenizerFast",
+        "model_max_length": loaded.model.context_length,
+        "clean_up_tokenization_spaces": False,
+        "split_special_tokens": True,  # text that spells a special token is text, as it is here
+        **({"bos_token": end, "eos_token": end, "pad_token": end} if end is not None else {}),
+        **({"unk_token": backend.id_to_token(unk)} if unk is not None else {}),
+    }
+    return {TOKENIZER: backend.to_str(), TOKENIZER_CONFIG: json.dumps(settings, indent=2) + "\n"}, []
+
+
+@contextmanager
+def _made_whole(directory: Path, to: str) -> Iterator[Path]:
+    """A directory to fill, which gets its name when it is whole, and is gone when it cannot be."""
+    partial = directory.with_name(f".{directory.name}.partial-{os.getpid()}")
+    try:
+        partial.mkdir(parents=True)
+        yield partial
+        for path in partial.iterdir():
+            with path.open("rb") as file:
+                os.fsync(file.fileno())
+        if directory.is_dir():
+            directory.rmdir()  # empty
+        partial.rename(directory)
+    except (OSError, SafetensorError) as error:
+        reason = (error.strerror if isinstance(error, OSError) else None) or str(error).splitlines()[0]
+        raise UserError(f"to={to} cannot be written ({reason}): nothing of it was kept") from None
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+
+
+def _write_json(path: Path, content: dict[str, Any]) -> None:
+    path.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")

@@ -1,0 +1,171 @@
+"""The Hugging Face Hub: a repository's files to this machine, and a directory up to a repository.
+
+Everything goes through the huggingface_hub client, so that its cache, HF_ENDPOINT, HF_HUB_OFFLINE, HF_TOKEN and a login
+on this machine hold here as they do elsewhere.
+"""
+
+import re
+import sys
+from fnmatch import fnmatch
+from pathlib import Path
+from typing import Any, TypeGuard
+
+from gptlab.checkpoint.hugging_face import CONFIG, FILES, INDEX, WEIGHTS, why_no_weights
+from gptlab.errors import UserError
+from gptlab.network import is_reachable
+
+OPENAIS = ("gpt2", "gpt2-medium", "gpt2-large", "gpt2-xl")
+"""Short names of openai-community/..."""
+
+TIMEOUT = 10.0
+"""Seconds in which the Hub, once reached, must answer."""
+
+
+def is_repository(source: object) -> TypeGuard[str]:
+    """Whether a text can be a repository's name: `gpt2`, `user/model`, `user/model@revision`."""
+    word = r"\w[\w.-]*"
+    return isinstance(source, str) and re.fullmatch(rf"{word}(/{word})?(@[\w./-]+)?", source, re.ASCII) is not None
+
+
+def repository_of(name: str) -> str:
+    """The full name of a repository, without its revision.
+
+    >>> repository_of("gpt2@main")
+    'openai-community/gpt2'
+    """
+    repository = name.partition("@")[0]
+    return f"openai-community/{repository}" if repository in OPENAIS else repository
+
+
+def download(name: str) -> Path:
+    """The directory in the Hub's cache that holds a repository's files; what is not there yet is fetched.
+
+    Args:
+        name: `[owner/]repository[@revision]`.
+
+    Raises:
+        UserError: where repository or revision do not exist or are not this user's to read; where the Hub cannot be
+            reached and the cache lacks them; where the download breaks off.
+    """
+    from huggingface_hub import HfApi, constants, snapshot_download, try_to_load_from_cache
+    from huggingface_hub.errors import (
+        GatedRepoError,
+        HFValidationError,
+        HTTPError,
+        OfflineModeIsEnabled,
+        RepositoryNotFoundError,
+        RevisionNotFoundError,
+    )
+
+    repository, revision = repository_of(name), name.partition("@")[2] or constants.DEFAULT_REVISION
+    if constants.HF_HUB_OFFLINE:
+        return _from_cache(repository, revision, name, because="HF_HUB_OFFLINE is set")
+    if not is_reachable(constants.ENDPOINT):
+        return _from_cache(repository, revision, name, because=f"{constants.ENDPOINT} cannot be reached")
+    at = f"{constants.ENDPOINT}/{repository}"
+    try:
+        info = HfApi().model_info(repository, revision=revision, timeout=TIMEOUT, files_metadata=True)
+    except GatedRepoError:
+        raise UserError(
+            f"{name}: {at} asks its users to agree to terms first; do so there, then `hf auth login`"
+        ) from None
+    except RevisionNotFoundError:
+        raise UserError(f"{name}: {at} has no revision {revision}") from None
+    except RepositoryNotFoundError:
+        raise UserError(
+            f"{name} is no file or directory here, and {at} does not exist, or is private and needs `hf auth login`"
+        ) from None
+    except HFValidationError as error:
+        raise UserError(f"{name} is no file or directory here, and no repository's name: {error}") from None
+    except (HTTPError, OfflineModeIsEnabled, OSError, ValueError) as error:
+        return _from_cache(repository, revision, name, because=f"{at} answered {_first_line(error)}")
+    sizes = {sibling.rfilename: sibling.size or 0 for sibling in info.siblings or ()}
+    _check_files(set(sizes), name, at)
+    missing = [
+        file
+        for file in sizes
+        if any(fnmatch(file, pattern) for pattern in FILES)
+        and not isinstance(try_to_load_from_cache(repository, file, revision=info.sha), str)
+    ]
+    if missing:
+        n_megabytes = sum(sizes[file] for file in missing) / 1e6
+        print(f"downloading {repository}, {n_megabytes:,.1f} MB", file=sys.stderr, flush=True)
+    try:
+        bars = None if missing and sys.stderr.isatty() else _plain_lines()
+        return Path(snapshot_download(repository, revision=revision, allow_patterns=list(FILES), tqdm_class=bars))
+    except (HTTPError, OSError, ValueError) as error:
+        raise UserError(
+            f"{name}: the download from {at} broke off ({_first_line(error)}): run it again, whole files are kept"
+        ) from None
+
+
+def _check_files(files: set[str], name: str, at: str) -> None:
+    """Raises UserError where there is no model to read, before anything is fetched."""
+    if CONFIG not in files:
+        raise UserError(f"{name}: {at} has no {CONFIG}, so it is no model in Hugging Face's format")
+    if not files & {WEIGHTS, INDEX}:
+        raise UserError(f"{name}: {at} {why_no_weights(files)}")
+
+
+def _plain_lines() -> type:
+    """A progress bar for what is no terminal: a line every ten seconds."""
+    from tqdm import tqdm
+
+    class PlainLines(tqdm):
+        def __init__(self, *args: Any, **kwargs: Any) -> None:
+            super().__init__(*args, **{**kwargs, "mininterval": 10, "delay": 10, "leave": False})
+
+        def display(self, msg: str | None = None, pos: int | None = None) -> None:
+            if self.unit == "B" and self.total and msg is None and 0 < self.n < self.total:
+                print(f"  {self.n / 1e6:,.0f} of {self.total / 1e6:,.0f} MB", file=sys.stderr, flush=True)
+
+    return PlainLines
+
+
+def _from_cache(repository: str, revision: str, name: str, *, because: str) -> Path:
+    from huggingface_hub import snapshot_download
+
+    try:
+        found = snapshot_download(repository, revision=revision, allow_patterns=list(FILES), local_files_only=True)
+    except (OSError, ValueError):
+        raise UserError(
+            f"{name} is no file or directory here and not in the Hub's cache ({repository}, revision {revision}), "
+            f"and {because}"
+        ) from None
+    return Path(found)
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]
+
+
+def check_can_push(repository: str) -> None:
+    """What can be known before anything is written. Raises UserError where an upload cannot succeed."""
+    from huggingface_hub import constants, get_token
+
+    if not is_repository(repository) or "@" in repository:
+        raise UserError(f"push_to={repository} is no repository's name: write user/name")
+    if constants.HF_HUB_OFFLINE:
+        raise UserError(f"push_to={repository} needs the Hub, and HF_HUB_OFFLINE is set")
+    if get_token() is None:
+        raise UserError(f"push_to={repository} needs a login: `hf auth login`, with a token that may write")
+    if not is_reachable(constants.ENDPOINT):
+        raise UserError(f"push_to={repository}: {constants.ENDPOINT} cannot be reached")
+
+
+def push(directory: Path, repository: str) -> str:
+    """Upload a directory, into a repository that is made where there is none; returns its address.
+
+    Raises:
+        UserError: with what the Hub said.
+    """
+    from huggingface_hub import HfApi
+    from huggingface_hub.errors import HTTPError
+
+    api = HfApi()
+    try:
+        address = api.create_repo(repository, exist_ok=True)
+        api.upload_folder(repo_id=address.repo_id, folder_path=directory, commit_message="Upload from gptlab")
+    except (HTTPError, OSError, ValueError) as error:
+        raise UserError(f"push_to={repository}: the Hub refused ({_first_line(error)})") from None
+    return str(address)

@@ -1,0 +1,195 @@
+"""A Hugging Face directory in GPT-2's layout, to a model ready to use."""
+
+import json
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError, safe_open
+
+from gptlab import build
+from gptlab.checkpoint.loaded import Loaded, filled
+from gptlab.errors import UserError
+from gptlab.model import gpt2
+from gptlab.tokenizer import Tokenizer
+from gptlab.tokenizer.byte_level import BYTE_ORDER, CHARACTER_OF, EOT, byte_level_bpe
+from gptlab.tokenizer.gpt2 import GPT2Tokenizer, is_gpt2s, merge_lines
+from gptlab.tokenizer.hugging_face import HuggingFaceTokenizer
+
+CONFIG, WEIGHTS, INDEX = "config.json", "model.safetensors", "model.safetensors.index.json"
+TOKENIZER, TOKENIZER_CONFIG, VOCABULARY, MERGES = "tokenizer.json", "tokenizer_config.json", "vocab.json", "merges.txt"
+FILES = (CONFIG, WEIGHTS, INDEX, "model-*-of-*.safetensors", TOKENIZER, TOKENIZER_CONFIG, VOCABULARY, MERGES)
+"""All that is ever read, as patterns."""
+
+PICKLES = ("pytorch_model.bin", "pytorch_model.bin.index.json", "tf_model.h5", "flax_model.msgpack")
+GPT2_VOCABULARY_SIZE = 50257
+
+
+def is_hugging_face(directory: Path) -> bool:
+    """Whether a directory claims to be one of Hugging Face's."""
+    return any((directory / name).exists() for name in (CONFIG, WEIGHTS, INDEX, *PICKLES))
+
+
+def load_directory(directory: Path, name: str) -> Loaded:
+    """The model of a directory with config.json, safetensors and perhaps a tokenizer.
+
+    Args:
+        directory: where it lies.
+        name: what the user asked for.
+
+    Raises:
+        UserError: naming the file and what is wrong with it.
+    """
+    theirs = _read_json(directory / CONFIG, name)
+    try:
+        arguments = gpt2.sizes(theirs)
+    except ValueError as error:
+        raise UserError(f"{name} cannot be read: by its config.json, {error}") from None
+    vocab_size = arguments.pop("vocab_size")
+    tokenizer = _read_tokenizer(directory, theirs, vocab_size, name)
+    config: build.Config = {"context_length": arguments["context_length"], "model": _model_node(arguments)}
+    if tokenizer is not None:
+        config["tokenizer"] = {"_target_": f"{type(tokenizer).__module__}.{type(tokenizer).__qualname__}"}
+    try:
+        model = build.meta_model(config, vocab_size)
+    except UserError as error:
+        raise UserError(f"{name} cannot be read: by its config.json, {error}") from None
+    with _tensors(directory, name) as (names, read):
+        try:
+            weights = gpt2.read_weights(model, names, read)
+        except ValueError as error:
+            raise UserError(f"{name} cannot be read: {error}") from None
+    return Loaded(filled(model, weights).eval(), tokenizer, config, directory, name, training={})
+
+
+def _model_node(arguments: dict[str, Any]) -> build.Config:
+    """What conf/model would say of it."""
+    return {
+        "_target_": "gptlab.model.GPT",
+        **arguments,
+        "attention": {"_target_": "gptlab.model.attention.fused.FusedAttention", "_partial_": True},
+        "init": {"_target_": "gptlab.model.init.gpt2", "_partial_": True},
+    }
+
+
+def _read_json(path: Path, name: str) -> dict[str, Any]:
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise UserError(f"{name} has no {path.name}") from None
+    except (OSError, ValueError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "it is no JSON"
+        raise UserError(f"{name} cannot be read: {path.name} is damaged ({reason})") from None
+    if not isinstance(content, dict):
+        raise UserError(f"{name} cannot be read: {path.name} is no JSON object")
+    return content
+
+
+@contextmanager
+def _tensors(directory: Path, name: str) -> Iterator[tuple[list[str], Any]]:
+    """The names of all tensors, and a function that reads one of them; the files stay open meanwhile."""
+    if (directory / INDEX).is_file() and not (directory / WEIGHTS).is_file():
+        files = sorted({str(file) for file in _read_json(directory / INDEX, name).get("weight_map", {}).values()})
+    else:
+        files = [WEIGHTS]
+    with ExitStack() as stack:
+        file_of = {}
+        for file in files:
+            opened = stack.enter_context(_open(directory, file, name))
+            file_of.update(dict.fromkeys(opened.keys(), opened))
+        yield list(file_of), lambda tensor: file_of[tensor].get_tensor(tensor)
+
+
+def _open(directory: Path, file: str, name: str) -> Any:
+    """One safetensors file; never anything that is unpickled."""
+    path = directory / file
+    if path.parent != directory:  # an index can name any path
+        raise UserError(f"{name} cannot be read: its index names {file}, which lies elsewhere")
+    if not path.is_file():
+        raise UserError(f"{name} {why_no_weights({found.name for found in directory.iterdir()}, file)}")
+    try:
+        return safe_open(path, framework="pt", device="cpu")
+    except (SafetensorError, OSError) as error:
+        with path.open("rb") as start:
+            is_pickle = start.read(2) in (b"PK", b"\x80\x02", b"\x80\x04")
+        what = "a pickle under another name" if is_pickle else f"truncated or damaged ({str(error).splitlines()[0]})"
+        raise UserError(f"{name} cannot be read: {file} is {what}") from None
+
+
+def why_no_weights(files: set[str], wanted: str = WEIGHTS) -> str:
+    """What to say of files among which the weights are not."""
+    pickles = [pickle for pickle in PICKLES if pickle in files]
+    if not pickles:
+        return f"has no {wanted}"
+    return (
+        f"has {pickles[0]} and no {wanted}: a pickle can run any program, so only safetensors are read; whoever "
+        f"trusts it can convert it with transformers' save_pretrained"
+    )
+
+
+def _read_tokenizer(directory: Path, theirs: dict[str, Any], vocab_size: int, name: str) -> Tokenizer | None:
+    """The tokenizer of a directory: GPT-2's own where it is that one, any other through the `tokenizers` library.
+
+    Without tokenizer files, GPT-2's where the vocabulary has its size, else None.
+    """
+    try:
+        if (directory / TOKENIZER).is_file():
+            text = (directory / TOKENIZER).read_text(encoding="utf-8")
+            tokenizer = _from_one_file(text, directory, theirs, name)
+        elif (directory / VOCABULARY).is_file() and (directory / MERGES).is_file():
+            tokenizer = _from_two_files(directory, theirs, name)
+        elif vocab_size == GPT2_VOCABULARY_SIZE:
+            tokenizer = GPT2Tokenizer()
+        else:
+            return None
+    except (ValueError, OSError) as error:
+        raise UserError(f"{name} cannot be read: its tokenizer {error}") from None
+    if tokenizer.vocab_size != vocab_size:
+        raise UserError(
+            f"{name} cannot be read: its tokenizer has {tokenizer.vocab_size:,} tokens, its model {vocab_size:,}"
+        )
+    return tokenizer
+
+
+def _from_one_file(text: str, directory: Path, theirs: dict[str, Any], name: str) -> Tokenizer:
+    content = _read_json(directory / TOKENIZER, name)
+    model, before = content.get("model") or {}, content.get("pre_tokenizer") or {}
+    merges = [merge if isinstance(merge, str) else " ".join(merge) for merge in model.get("merges") or []]
+    added = [token.get("content") for token in content.get("added_tokens") or []]
+    plain = before.get("type") == "ByteLevel" and not before.get("add_prefix_space") and not content.get("normalizer")
+    if plain and added == [EOT] and is_gpt2s(merges) and _in_gpt2s_order(model.get("vocab") or {}, merges):
+        return GPT2Tokenizer(merges="\n".join(merges))
+    return HuggingFaceTokenizer(json=text, eot=_eot(text, directory, theirs, name))
+
+
+def _from_two_files(directory: Path, theirs: dict[str, Any], name: str) -> Tokenizer:
+    vocabulary = _read_json(directory / VOCABULARY, name)
+    merges = merge_lines((directory / MERGES).read_text(encoding="utf-8"))
+    if is_gpt2s(merges) and _in_gpt2s_order(vocabulary, merges):
+        return GPT2Tokenizer(merges="\n".join(merges))
+    text = byte_level_bpe(
+        vocabulary, [(left, right) for left, _, right in (merge.partition(" ") for merge in merges)]
+    ).to_str()
+    return HuggingFaceTokenizer(json=text, eot=_eot(text, directory, theirs, name))
+
+
+def _in_gpt2s_order(vocabulary: dict[str, int], merges: list[str]) -> bool:
+    """Bytes, merges, and at most `<|endoftext|>` behind them."""
+    tokens = [*(CHARACTER_OF[byte] for byte in BYTE_ORDER), *(merge.replace(" ", "") for merge in merges), EOT]
+    expected = {token: id_ for id_, token in enumerate(tokens)}
+    return {**vocabulary, EOT: expected[EOT]} == expected
+
+
+def _eot(text: str, directory: Path, theirs: dict[str, Any], name: str) -> int | None:
+    """The id of the end-of-text token: as tokenizer_config.json names it, `<|endoftext|>`, or as config.json does."""
+    import tokenizers
+
+    backend = tokenizers.Tokenizer.from_str(text)
+    settings = _read_json(directory / TOKENIZER_CONFIG, name) if (directory / TOKENIZER_CONFIG).is_file() else {}
+    named = settings.get("eos_token")
+    for token in (named.get("content") if isinstance(named, dict) else named, EOT):
+        if isinstance(token, str) and (id_ := backend.token_to_id(token)) is not None:
+            return id_
+    id_ = theirs.get("eos_token_id")
+    return id_ if isinstance(id_, int) and id_ < backend.get_vocab_size(with_added_tokens=True) else None

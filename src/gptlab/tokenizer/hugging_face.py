@@ -1,0 +1,83 @@
+"""A tokenizer that came with a model, in the one-file format of the `tokenizers` library."""
+
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING, Any, Self
+
+import numpy as np
+
+from gptlab.tokenizer.byte_level import BYTE_OF
+
+if TYPE_CHECKING:
+    import tokenizers
+
+
+class HuggingFaceTokenizer:
+    """Whatever a tokenizer.json describes; there is nothing to train.
+
+    Args:
+        json: the text of tokenizer.json.
+        eot: the id of the end-of-text token; None where there is none.
+
+    Raises:
+        ValueError: where it is no tokenizer.json.
+    """
+
+    def __init__(self, *, json: str, eot: int | None) -> None:
+        import tokenizers
+
+        try:
+            self._backend = tokenizers.Tokenizer.from_str(json)
+        except Exception as error:  # the library raises nothing narrower
+            raise ValueError(f"is no tokenizer.json: {error}") from None
+        self._json = json
+        self._backend.no_padding()
+        self._backend.no_truncation()
+        self._backend.encode_special_tokens = True  # text that spells a special token is text
+        self.eot = eot
+
+    @classmethod
+    def train(cls, documents: Iterable[str]) -> Self:
+        """Raises ValueError: it comes with a model."""
+        raise ValueError("a Hugging Face tokenizer comes with a model (init_from=<model>) and is not trained")
+
+    @property
+    def vocab_size(self) -> int:
+        return max(self._backend.get_vocab(with_added_tokens=True).values(), default=-1) + 1
+
+    @property
+    def byte_lengths(self) -> np.ndarray | None:
+        """Known where the tokens are spelt in bytes, as in GPT-2's files, or stand for themselves."""
+        decoder = type(self._backend.decoder).__name__
+        if decoder not in ("ByteLevel", "Fuse"):
+            return None
+        special = {id_ for id_, token in self._backend.get_added_tokens_decoder().items() if token.special}
+        lengths = np.zeros(self.vocab_size, dtype=np.int64)
+        for token, id_ in self._backend.get_vocab(with_added_tokens=True).items():
+            in_bytes = decoder == "ByteLevel" and BYTE_OF.keys() >= set(token)
+            if id_ not in special:
+                lengths[id_] = len(token) if in_bytes else len(token.encode())
+        return lengths
+
+    def encode(self, text: str) -> list[int]:
+        """Raises ValueError where a closed vocabulary lacks a part of the text."""
+        text = text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")  # half a character is no Unicode
+        try:
+            return self._backend.encode(text, add_special_tokens=False).ids
+        except Exception as error:  # the library raises nothing narrower
+            raise ValueError(f"the text has a part that is not in the vocabulary ({error})") from None
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """Bytes that are no UTF-8 (a character cut in two) become U+FFFD."""
+        return self._backend.decode(list(ids), skip_special_tokens=False)
+
+    def state(self) -> dict[str, Any]:
+        return {"json": self._json, "eot": self.eot}
+
+    @classmethod
+    def from_state(cls, state: dict[str, Any]) -> Self:
+        return cls(**state)
+
+    def to_tokenizers(self) -> "tokenizers.Tokenizer":
+        import tokenizers
+
+        return tokenizers.Tokenizer.from_str(self._json)
