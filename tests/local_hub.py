@@ -28,7 +28,8 @@ class Repository:
     gated: bool = False
 
     def commit(self, files: dict[str, bytes], *refs: str) -> str:
-        sha = hashlib.sha1(repr(sorted(files.items())).encode()).hexdigest()
+        digests = [(name, hashlib.sha1(content).hexdigest()) for name, content in sorted(files.items())]
+        sha = hashlib.sha1(repr(digests).encode()).hexdigest()
         self.commits[sha] = files
         for ref in refs or ("main",):
             self.refs[ref] = sha

@@ -4,15 +4,20 @@ Everything goes through the huggingface_hub client, so that its cache, HF_ENDPOI
 on this machine hold here as they do elsewhere.
 """
 
+import io
 import re
 import sys
+import time
 from fnmatch import fnmatch
 from pathlib import Path
-from typing import Any, TypeGuard
+from typing import TYPE_CHECKING, Any, TypeGuard
 
 from gptlab.checkpoint.hugging_face import CONFIG, FILES, INDEX, WEIGHTS, why_no_weights
 from gptlab.errors import UserError
 from gptlab.network import is_reachable
+
+if TYPE_CHECKING:
+    from huggingface_hub import ModelInfo
 
 OPENAIS = ("gpt2", "gpt2-medium", "gpt2-large", "gpt2-xl")
 """Short names of openai-community/..."""
@@ -47,7 +52,7 @@ def download(name: str) -> Path:
         UserError: where repository or revision do not exist or are not this user's to read; where the Hub cannot be
             reached and the cache lacks them; where the download breaks off.
     """
-    from huggingface_hub import HfApi, constants, snapshot_download, try_to_load_from_cache
+    from huggingface_hub import HfApi, constants
     from huggingface_hub.errors import (
         GatedRepoError,
         HFValidationError,
@@ -79,6 +84,14 @@ def download(name: str) -> Path:
         raise UserError(f"{name} is no file or directory here, and no repository's name: {error}") from None
     except (HTTPError, OfflineModeIsEnabled, OSError, ValueError) as error:
         return _from_cache(repository, revision, name, because=f"{at} answered {_first_line(error)}")
+    return _fetch(repository, revision, info, name, at)
+
+
+def _fetch(repository: str, revision: str, info: "ModelInfo", name: str, at: str) -> Path:
+    """Download what the cache lacks of a repository that is known to be there."""
+    from huggingface_hub import snapshot_download, try_to_load_from_cache
+    from huggingface_hub.errors import HTTPError
+
     sizes = {sibling.rfilename: sibling.size or 0 for sibling in info.siblings or ()}
     _check_files(set(sizes), name, at)
     missing = [
@@ -91,12 +104,14 @@ def download(name: str) -> Path:
         n_megabytes = sum(sizes[file] for file in missing) / 1e6
         print(f"downloading {repository}, {n_megabytes:,.1f} MB", file=sys.stderr, flush=True)
     try:
-        bars = None if missing and sys.stderr.isatty() else _plain_lines()
-        return Path(snapshot_download(repository, revision=revision, allow_patterns=list(FILES), tqdm_class=bars))
+        path = snapshot_download(repository, revision=revision, allow_patterns=list(FILES), tqdm_class=_progress())
     except (HTTPError, OSError, ValueError) as error:
         raise UserError(
             f"{name}: the download from {at} broke off ({_first_line(error)}): run it again, whole files are kept"
         ) from None
+    if missing and sys.stderr.isatty():
+        print("\r" + " " * 30, end="\r", file=sys.stderr, flush=True)
+    return Path(path)
 
 
 def _check_files(files: set[str], name: str, at: str) -> None:
@@ -107,19 +122,30 @@ def _check_files(files: set[str], name: str, at: str) -> None:
         raise UserError(f"{name}: {at} {why_no_weights(files)}")
 
 
-def _plain_lines() -> type:
-    """A progress bar for what is no terminal: a line every ten seconds."""
+def _progress() -> type:
+    """A progress bar for the client to fill: one line that moves in a terminal, one every ten seconds elsewhere.
+
+    The client makes several bars, which count the same bytes in several ways; they share one clock, so one line shows.
+    """
     from tqdm import tqdm
 
-    class PlainLines(tqdm):
+    moves = sys.stderr.isatty()
+    seconds = 0.2 if moves else 10
+
+    class Bytes(tqdm):
+        last_line = time.monotonic()
+
         def __init__(self, *args: Any, **kwargs: Any) -> None:
-            super().__init__(*args, **{**kwargs, "mininterval": 10, "delay": 10, "leave": False})
+            super().__init__(*args, **{**kwargs, "file": io.StringIO()})  # its own writing goes nowhere
 
         def display(self, msg: str | None = None, pos: int | None = None) -> None:
-            if self.unit == "B" and self.total and msg is None and 0 < self.n < self.total:
-                print(f"  {self.n / 1e6:,.0f} of {self.total / 1e6:,.0f} MB", file=sys.stderr, flush=True)
+            now = time.monotonic()
+            if self.unit == "B" and self.total and self.n and now - Bytes.last_line >= seconds:
+                Bytes.last_line = now
+                line = f"  {self.n / 1e6:,.0f} of {self.total / 1e6:,.0f} MB"
+                print(f"\r{line}" if moves else line, end="" if moves else "\n", file=sys.stderr, flush=True)
 
-    return PlainLines
+    return Bytes
 
 
 def _from_cache(repository: str, revision: str, name: str, *, because: str) -> Path:
