@@ -1,6 +1,6 @@
 """How long loading a GPT-2 takes and what memory, beside transformers' from_pretrained on the same directory.
 
-    python benchmarks/load.py               # random weights in the shape of GPT-2 small, 0.5 GB in a temporary directory
+    python benchmarks/load.py               # random weights in the shape of GPT-2 small, 0.5 GB of temporary files
     python benchmarks/load.py <directory>   # or a Hugging Face directory that is there
 
 Both load and then make one forward pass over 8 tokens: transformers maps the file and reads it when the weights are
