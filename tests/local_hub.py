@@ -9,6 +9,7 @@ import functools
 import hashlib
 import json
 import os
+import socket
 import tempfile
 import threading
 from dataclasses import dataclass, field
@@ -114,9 +115,6 @@ class Handler(BaseHTTPRequestHandler):
         if repository is None or (wants and self.headers.get("Authorization") != wants):
             self.refuse("RepoNotFound", 404 if wants is None else 401)
             return None
-        if repository.gated:
-            self.refuse("GatedRepo", 403)
-            return None
         found = repository.at(revision)
         if found is None:
             self.refuse("RevisionNotFound")
@@ -146,6 +144,8 @@ class Handler(BaseHTTPRequestHandler):
         if (found := self.find(name, revision)) is None:
             return None
         sha, files = found
+        if self.server.repositories[name].gated:  # facts and lists are everyone's
+            return self.refuse("GatedRepo", 403)
         if file not in files:
             return self.refuse("EntryNotFound")
         content = files[file]
@@ -164,7 +164,7 @@ class Handler(BaseHTTPRequestHandler):
         self.wfile.write(content[start:] if cut is None else content[start : start + cut])
         if cut is not None:
             self.wfile.flush()
-            self.connection.close()
+            self.connection.shutdown(socket.SHUT_RDWR)
             self.close_connection = True
         return None
 

@@ -164,6 +164,10 @@ CASES = {
         ["train", *START, "tokenizer=char", "init_from=gpt2s"],
         ["tokenizer: init_from=gpt2s brings its own, a HuggingFaceTokenizer"],
     ),
+    "start with another setting of a tokenizer": (
+        ["train", *START, "tokenizer.vocab_size=999", "init_from=gpt2s"],
+        ["tokenizer: init_from=gpt2s brings its own"],
+    ),
     "start with a longer context": (
         ["train", *START, "init_from=gpt2s", "context_length=25"],
         ["context_length=25: init_from=gpt2s has 24 positions"],
@@ -177,6 +181,8 @@ CASES = {
     "export to an empty name": (["export", "checkpoint=gpt2s", "to="], ["to= is empty"]),
     "export onto something": (["export", "checkpoint=gpt2s", "to=folder_of_mine"], ["is there already"]),
     "export onto a file": (["export", "checkpoint=gpt2s", "to=poem.txt"], ["is there already"]),
+    "export onto oneself": (["export", "checkpoint=gpt2s", "to=."], ["to=. is where you stand"]),
+    "push to no one's name": (["export", "checkpoint=gpt2s", "to=out", "push_to=gpt2"], ["write user/name"]),
     "export below a file": (["export", "checkpoint=gpt2s", "to=poem.txt/out"], ["to=poem.txt/out cannot be written"]),
     "export of nothing": (["export", "checkpoint=./nothing", "to=out"], ["./nothing is neither"]),
     "export without a run": (["export", "to=out"], ["no run under outputs"]),

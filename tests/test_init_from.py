@@ -44,7 +44,7 @@ def test_a_run_begins_with_the_weights_sizes_and_tokenizer(gptlab: Command, star
     assert all(torch.equal(before[name], after[name]) for name in before)
     run = package.load("run")
     assert run.config["model"]["dropout"] == 0.1, "the user's own"
-    assert run.config["init_from"] == "start"
+    assert run.config["init_from"] == str(start)
     assert run.needed_tokenizer().encode(POEM) == package.load("start").needed_tokenizer().encode(POEM)
 
 
@@ -52,6 +52,15 @@ def test_a_shorter_context_keeps_the_first_positions(gptlab: Command, start: Pat
     assert gptlab("train", *START, *FROZEN, "init_from=start", "run_dir=run").status == 0
     name = "trunk.position_embedding.weight"
     assert torch.equal(weights("start")[name][:16], weights("run")[name])
+
+
+def test_training_leaves_the_file_alone_that_it_began_with(gptlab: Command, start: Path) -> None:
+    """The weights are mapped from it, and training writes into them."""
+    before = (start / "model.safetensors").read_bytes()
+    assert gptlab("train", *START, "init_from=start", "run_dir=run").status == 0
+    assert (start / "model.safetensors").read_bytes() == before
+    name = "trunk.token_embedding.weight"
+    assert not torch.equal(weights("start")[name], weights("run")[name])
 
 
 def test_validation_starts_where_the_weights_are(gptlab: Command, start: Path) -> None:
@@ -89,6 +98,33 @@ def test_weights_without_a_tokenizer_take_the_users_where_it_fits(gptlab: Comman
     result = gptlab("train", *START, *FROZEN, "tokenizer=char", "init_from=mute", "run_dir=run")
     assert result.status == 0, result.err
     assert torch.equal(weights("mute")["head.weight"], weights("run")["head.weight"])
+
+
+def test_a_run_in_bfloat16_goes_on_in_float32(gptlab: Command, workplace: Path) -> None:
+    assert gptlab("train", *TINY, "run_dir=short", "trainer.precision=bf16-true").status == 0
+    assert gptlab("train", *START, *FROZEN, "init_from=short", "run_dir=run").status == 0
+    stored = torch.load("run/checkpoints/last.ckpt", weights_only=True)["state_dict"]
+    assert {tensor.dtype for tensor in stored.values()} == {torch.float32}
+    assert {tensor.dtype for tensor in weights("short").values()} == {torch.float32}
+
+
+def test_a_run_of_before_init_from_resumes(gptlab: Command, workplace: Path) -> None:
+    assert gptlab("train", *TINY, "run_dir=run").status == 0
+    config = Path("run/config.yaml")
+    config.write_text(config.read_text().replace("init_from: null\n", ""))
+    assert "init_from" not in config.read_text()
+    result = gptlab("train", "resume=run", "max_steps=7")
+    assert result.status == 0, result.err
+
+
+def test_a_text_that_is_not_there_is_known_before_anything_is_fetched(
+    gptlab: Command, start: Path, hub: LocalHub
+) -> None:
+    hub.add("someone/large", start)
+    result = gptlab("train", "init_from=someone/large", "data=text", "data.path=nowhere.txt")
+    assert result.status == 2
+    assert "data.path=nowhere.txt" in result.err
+    assert hub.requests == []
 
 
 @needs_gpt2_vocabulary

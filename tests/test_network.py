@@ -11,7 +11,16 @@ from local_hub import LocalHub
 
 @pytest.fixture(autouse=True)
 def no_proxy(monkeypatch: pytest.MonkeyPatch) -> None:
-    for variable in ("http_proxy", "https_proxy", "HTTP_PROXY", "HTTPS_PROXY", "no_proxy", "NO_PROXY"):
+    for variable in (
+        "http_proxy",
+        "https_proxy",
+        "HTTP_PROXY",
+        "HTTPS_PROXY",
+        "no_proxy",
+        "NO_PROXY",
+        "all_proxy",
+        "ALL_PROXY",
+    ):
         monkeypatch.delenv(variable, raising=False)
 
 
@@ -51,5 +60,9 @@ def test_a_proxy_stands_for_what_is_behind_it(hub: LocalHub, monkeypatch: pytest
     assert is_reachable("http://no-such-name.invalid")
     monkeypatch.setenv("http_proxy", "http://127.0.0.1:9")
     assert not is_reachable("http://no-such-name.invalid")
+    monkeypatch.delenv("http_proxy")
+    monkeypatch.setenv("all_proxy", hub.address)
+    assert is_reachable("http://no-such-name.invalid")
+    monkeypatch.setenv("all_proxy", "http://127.0.0.1:9")
     monkeypatch.setenv("no_proxy", "127.0.0.1")
     assert is_reachable(hub.address)

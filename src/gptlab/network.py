@@ -16,7 +16,7 @@ def is_reachable(url: str, seconds: float = PATIENCE) -> bool:
     behind a firewall that drops packets, a minute can pass. This asks all addresses at once and looks at one clock.
     """
     parts = urlsplit(url)
-    proxy = getproxies().get(parts.scheme)
+    proxy = getproxies().get(parts.scheme) or getproxies().get("all")
     if proxy is not None and parts.hostname is not None and not proxy_bypass(parts.hostname):
         parts = urlsplit(proxy if "://" in proxy else f"http://{proxy}")
     if parts.hostname is None:

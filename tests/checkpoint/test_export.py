@@ -1,13 +1,13 @@
 """Models out: transformers opens what was written, and is the judge."""
 
 import json
-import resource
 import subprocess
 import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
+import tokenizers
 import torch
 from hydra.utils import get_class
 from hypothesis import HealthCheck, given, settings
@@ -25,7 +25,9 @@ from gptlab.generation.sampling import make_sampler
 from gptlab.model import GPT
 from gptlab.model.attention.plain import PlainAttention
 from gptlab.model.init import textbook
+from gptlab.tokenizer.bpe import BPETokenizer
 from gptlab.tokenizer.char import CharTokenizer
+from gptlab.tokenizer.hugging_face import HuggingFaceTokenizer
 from gptlab.tokenizer.words_unk import UnknownWordTokenizer
 
 
@@ -101,6 +103,29 @@ def test_it_loads_back_bit_for_bit(exported: tuple[Loaded, Path]) -> None:
     assert back.needed_tokenizer().eot == loaded.needed_tokenizer().eot
 
 
+def test_an_export_of_it_is_the_same(exported: tuple[Loaded, Path], tmp_path: Path) -> None:
+    export(gptlab.load(exported[1]), str(tmp_path / "again"), address="a/b")
+    for name in (
+        "model.safetensors",
+        "config.json",
+        "generation_config.json",
+        "tokenizer.json",
+        "tokenizer_config.json",
+    ):
+        assert (tmp_path / "again" / name).read_bytes() == (exported[1] / name).read_bytes(), name
+
+
+def test_a_tokenizer_that_puts_tokens_around_a_text_puts_none_in_the_export(tmp_path: Path) -> None:
+    backend = BPETokenizer.train([POEM], vocab_size=270).to_tokenizers()
+    backend.add_special_tokens(["<s>"])
+    around = tokenizers.processors.TemplateProcessing(single="<s> $A", special_tokens=[("<s>", 270)])
+    backend.post_processor = around
+    loaded = make(HuggingFaceTokenizer(json=backend.to_str(), eot=None))
+    export(loaded, str(tmp_path / "out"), address="out")
+    theirs = AutoTokenizer.from_pretrained(tmp_path / "out")
+    assert theirs("cat feet")["input_ids"] == loaded.needed_tokenizer().encode("cat feet")
+
+
 @pytest.mark.parametrize("changes", [{"tie_head": False}, {"qkv_bias": False}, {"n_layers": 1, "n_heads": 1}])
 def test_every_shape_of_model_goes_out_and_comes_back(tmp_path: Path, changes: dict) -> None:
     loaded = make(CharTokenizer.train([POEM]), **changes)
@@ -150,6 +175,22 @@ def test_what_is_there_is_left_alone(tmp_path: Path) -> None:
     assert [path.name for path in (tmp_path / "out").iterdir()] == ["mine.txt"]
 
 
+def test_where_one_stands_is_no_place_for_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    for place in (".", "..", "/", str(tmp_path)):
+        with pytest.raises(UserError, match="is where you stand"):
+            export(make(CharTokenizer.train([POEM])), place, address="out")
+    assert tmp_path.is_dir()
+
+
+def test_an_empty_directory_is_filled_and_parents_are_made(tmp_path: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    for place in (tmp_path / "empty", tmp_path / "new" / "deep" / "out"):
+        export(make(CharTokenizer.train([POEM])), str(place), address="out")
+        assert gptlab.load(place).tokenizer is not None
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["empty", "new"]
+
+
 def test_a_full_disk_leaves_nothing_behind(tmp_path: Path) -> None:
     """A limit on the size of files stands for the disk; it holds for the whole process, so that is another one."""
     code = f"""
@@ -160,12 +201,11 @@ from checkpoint.test_export import make, export, CharTokenizer, POEM
 loaded = make(CharTokenizer.train([POEM]), n_layers=6, d_model=64)
 resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))
 try:
-    export(loaded, {str(tmp_path / "out")!r}, address="out")
+    export(loaded, {str(tmp_path / "new" / "out")!r}, address="out")
 except Exception as error:
     print(type(error).__name__, error)
 """
-    assert resource.RLIMIT_FSIZE is not None
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert run.stdout.startswith(f"UserError to={tmp_path / 'out'} cannot be written (")
+    assert run.stdout.startswith(f"UserError to={tmp_path / 'new' / 'out'} cannot be written (")
     assert run.stdout.endswith("nothing of it was kept\n")
     assert list(tmp_path.iterdir()) == []

@@ -1,6 +1,8 @@
 """The Hub: the real client against a real server on this machine."""
 
+import itertools
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -8,6 +10,7 @@ from uuid import uuid4
 
 import pytest
 import torch
+from huggingface_hub import hf_hub_download
 
 import gptlab
 from conftest import ROOT
@@ -126,6 +129,21 @@ def test_offline_finds_what_is_cached_and_says_what_is_not(hub: LocalHub, files:
     assert hub.requests == []
 
 
+def test_a_cache_that_holds_a_part_is_not_taken_for_the_whole(hub: LocalHub, tmp_path: Path, name: str) -> None:
+    """Another program may have fetched the weights alone: which tokenizer is theirs, nobody knows then."""
+    save_gpt2(tmp_path / "files", vocab_size=50257, n_embd=4)
+    hub.add(name, tmp_path / "files")
+    hf_hub_download(name, "config.json")
+    hub.status = 503
+    with pytest.raises(UserError, match=r"holds only a part of it \(no model\.safetensors\), and .*503"):
+        gptlab.load(name)
+    hub.status = None
+    hf_hub_download(name, "model.safetensors")
+    hub.status = 503
+    with pytest.raises(UserError, match=r"holds only a part of it \(no tokenizer\.json\), and .*503"):
+        gptlab.load(name)
+
+
 def test_a_hub_in_trouble_is_no_hindrance_for_what_is_cached(hub: LocalHub, files: Path, name: str) -> None:
     hub.add(name, files)
     gptlab.load(name)
@@ -156,6 +174,21 @@ def test_a_missing_file_is_named_before_anything_large_is_fetched(hub: LocalHub,
     with pytest.raises(UserError, match=r"has pytorch_model\.bin and no model\.safetensors: a pickle"):
         gptlab.load(other)
     assert hub.downloads() == []
+
+
+def test_progress_is_a_line_now_and_then_where_there_is_no_terminal(
+    hub: LocalHub, tmp_path: Path, name: str, capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    save_gpt2(tmp_path / "large", n_embd=256, n_layer=8)
+    hub.add(name, tmp_path / "large")
+    ticks = itertools.count(0, 60)
+    monkeypatch.setattr("gptlab.checkpoint.hub.time.monotonic", lambda: float(next(ticks)))
+    capsys.readouterr()
+    gptlab.load(name)
+    lines = capsys.readouterr().err.splitlines()
+    assert lines[0] == f"downloading {name}, 25.4 MB"
+    assert re.fullmatch(r"  \d+ of 25 MB", lines[-1])
+    assert all(re.fullmatch(r"  \d+ of \d+ MB", line) for line in lines[1:])
 
 
 def test_a_private_repository_opens_with_the_users_token(
@@ -202,7 +235,7 @@ def test_a_push_that_is_refused_says_what_the_hub_said(
     monkeypatch.setenv("HF_TOKEN", "hf_may-read")
     with pytest.raises(UserError, match=f"push_to={name}: the Hub refused .*403"):
         push(files, name)
-    for wrong in ("a/b/c", "user/model@v1", "with space/x"):
+    for wrong in ("a/b/c", "user/model@v1", "with space/x", "gpt2"):
         with pytest.raises(UserError, match="is no repository's name"):
             check_can_push(wrong)
 

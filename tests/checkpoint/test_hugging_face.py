@@ -98,7 +98,7 @@ DAMAGES = {
     "missing": (lambda t: without(t, C_ATTN), f"the tensor {C_ATTN} is missing"),
     "extra": (
         lambda t: {**t, "transformer.h.1.adapter.weight": torch.zeros(2)},
-        "the tensor transformer.h.1.adapter.weight is none of a GPT-2 with 2 layers",
+        "the tensor transformer.h.1.adapter.weight is none of a GPT-2 of this size",
     ),
     "one layer too many": (
         lambda t: {**t, "transformer.h.2.ln_1.weight": torch.zeros(32)},
@@ -107,6 +107,14 @@ DAMAGES = {
     "not transposed": (
         lambda t: {**t, C_ATTN: t[C_ATTN].t().contiguous()},
         f"the tensor {C_ATTN} has the shape (96, 32), not (32, 96)",
+    ),
+    "one tensor under two names": (
+        lambda t: {**t, "wte.weight": torch.zeros(61, 32)},
+        "wte.weight is there twice, with and without transformer. in front",
+    ),
+    "a head for something else": (
+        lambda t: {**t, "score.weight": torch.zeros(2, 32)},
+        "the tensor score.weight is none",
     ),
     "integers": (lambda t: {**t, C_ATTN: t[C_ATTN].to(torch.int8)}, f"{C_ATTN} holds torch.int8"),
     "another head than the config says": (
@@ -132,6 +140,9 @@ CONFIGS = {
     "another feed-forward": ({"n_inner": 100}, "n_inner=100 must be 4 x n_embd = 128"),
     "scaled by layer": ({"scale_attn_by_inverse_layer_idx": True}, "scale_attn_by_inverse_layer_idx=True"),
     "another epsilon": ({"layer_norm_epsilon": 1e-6}, "layer_norm_epsilon=1e-06"),
+    "no dropout at all": ({"resid_pdrop": None}, "resid_pdrop=None must be a number"),
+    "layers without end": ({"n_layer": 10**12}, "it has 28 tensors for 1000000000000 layers"),
+    "no layers": ({"n_layer": 0}, "n_layers=0 must be at least 1"),
     "words for numbers": ({"n_layer": "two"}, "n_layer='two' must be a whole number"),
     "heads that do not divide": ({"n_head": 5}, "d_model=32 is not divisible by n_heads=5"),
 }
@@ -191,6 +202,22 @@ def test_files_that_are_missing_truncated_or_pickles_are_named(tmp_path: Path) -
     )
     assert "has pytorch_model.bin and no model.safetensors: a pickle can run any program" in refused(only_a_pickle)
     assert "model.safetensors is a pickle under another name" in refused(disguised_pickle)
+
+    def tokenizer_of_nothing(directory: Path) -> None:
+        (directory / "tokenizer.json").write_text('{"model": []}')
+
+    def vocabulary_without_its_bytes(directory: Path) -> None:
+        (directory / "vocab.json").write_text('{"a": 0}')
+        (directory / "merges.txt").write_text("#version: 0.2\nb c\n")
+
+    def added_in_the_wrong_place(directory: Path) -> None:
+        tokenizer = BPETokenizer.train(["a"], vocab_size=257)
+        tokenizer.to_tokenizers().model.save(str(directory))
+        (directory / "added_tokens.json").write_text('{"<pad>": 900}')
+
+    assert "its tokenizer: added_tokens.json does not go on where vocab.json ends" in refused(added_in_the_wrong_place)
+    assert "its tokenizer: this is no tokenizer.json" in refused(tokenizer_of_nothing)
+    assert "its tokenizer: (vocab.json, merges.txt) does not fit together" in refused(vocabulary_without_its_bytes)
     assert "lies elsewhere" in refused(index_of_elsewhere)
     assert "has no model-00001-of-00002.safetensors" in refused(index_of_nothing)
 
@@ -225,6 +252,26 @@ def test_the_two_old_files_of_any_vocabulary_are_read(tmp_path: Path) -> None:
     loaded = gptlab.load(tmp_path)
     assert loaded.needed_tokenizer().encode("the cat sat") == bpe.encode("the cat sat")
     assert loaded.needed_tokenizer().eot == bpe.eot
+
+
+def test_the_two_old_files_with_control_tokens_of_their_own_are_read(tmp_path: Path) -> None:
+    bpe = BPETokenizer.train(["the cat sat on the mat, the cat sat"], vocab_size=264)
+    n_tokens = bpe.vocab_size - 1  # all but <|endoftext|>
+    save_gpt2(tmp_path, vocab_size=n_tokens + 2)
+    bpe.to_tokenizers().model.save(str(tmp_path))
+    (tmp_path / "added_tokens.json").write_text(json.dumps({"</s>": n_tokens, "<pad>": n_tokens + 1}))
+    (tmp_path / "tokenizer_config.json").write_text('{"eos_token": {"content": "</s>"}}')
+    tokenizer = gptlab.load(tmp_path).needed_tokenizer()
+    assert tokenizer.eot == n_tokens
+    assert tokenizer.encode("the cat</s>")[:2] == bpe.encode("the cat")[:2]
+    assert n_tokens not in tokenizer.encode("the cat</s>")
+
+
+def test_a_tokenizer_file_may_leave_keys_out(tmp_path: Path) -> None:
+    save_gpt2(tmp_path, vocab_size=2)
+    model = {"type": "BPE", "vocab": {"a": 0, "b": 1}, "merges": []}
+    (tmp_path / "tokenizer.json").write_text(json.dumps({"model": model}))
+    assert gptlab.load(tmp_path).needed_tokenizer().encode("ab") == [0, 1]
 
 
 def test_a_tokenizer_of_another_size_is_refused(tmp_path: Path) -> None:

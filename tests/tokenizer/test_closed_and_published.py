@@ -103,5 +103,5 @@ def test_half_a_character_becomes_a_replacement(with_bos: HuggingFaceTokenizer) 
 
 
 def test_a_tokenizer_file_that_is_none_is_refused() -> None:
-    with pytest.raises(ValueError, match=r"is no tokenizer\.json"):
+    with pytest.raises(ValueError, match=r"this is no tokenizer\.json"):
         HuggingFaceTokenizer(json="{}", eot=None)

@@ -76,8 +76,8 @@ def _training(loaded: Loaded) -> dict[str, str]:
         "dropout": str(config["model"]["dropout"]),
         "seed": str(config["seed"]),
     }
-    if config.get("init_from"):
-        base = config["init_from"]
+    base = config.get("init_from")
+    if base is not None:
         rows["started from"] = repository_of(base) if is_repository(base) else Path(base).name
     if "val_loss" in training:
         rows["validation loss"] = f"{training['val_loss']:.4f} nats per token"

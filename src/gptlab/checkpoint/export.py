@@ -4,9 +4,10 @@ import json
 import os
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 from safetensors import SafetensorError
 from safetensors.torch import save_file
@@ -23,7 +24,9 @@ GENERATION_CONFIG, CARD, CURVES = "generation_config.json", "README.md", "curves
 def check_free(to: str) -> Path:
     """The directory to make. Raises UserError where something is there already."""
     directory = Path(to).expanduser().absolute()
-    if directory.is_file() or (directory.is_dir() and any(directory.iterdir())):
+    if Path.cwd().is_relative_to(directory.resolve()):
+        raise UserError(f"to={to} is where you stand: name a directory that is made anew")
+    if directory.is_symlink() or directory.is_file() or (directory.is_dir() and any(directory.iterdir())):
         raise UserError(f"to={to} is there already: name a directory that is not")
     return directory
 
@@ -59,7 +62,7 @@ def export(loaded: Loaded, to: str, *, address: str) -> list[str]:
         for name, text in tokenizer.items():
             (partial / name).write_text(text, encoding="utf-8")
         curves = loaded.path.parent.parent / CURVES
-        if loaded.training and curves.is_file():
+        if loaded.path.parent.name == "checkpoints" and curves.is_file():
             shutil.copyfile(curves, partial / CURVES)
         shutil.copymode(partial / CONFIG, partial / WEIGHTS)  # safetensors makes files that only their owner reads
         card = model_card(
@@ -98,7 +101,8 @@ def _tokenizer_files(loaded: Loaded) -> tuple[dict[str, str], list[str]]:
 @contextmanager
 def _made_whole(directory: Path, to: str) -> Iterator[Path]:
     """A directory to fill, which gets its name when it is whole, and is gone when it cannot be."""
-    partial = directory.with_name(f".{directory.name}.partial-{os.getpid()}")
+    partial = directory.with_name(f".{directory.name}.{uuid4().hex[:8]}.partial")
+    new_parents = [parent for parent in directory.parents if not parent.exists()]
     try:
         partial.mkdir(parents=True)
         yield partial
@@ -113,6 +117,9 @@ def _made_whole(directory: Path, to: str) -> Iterator[Path]:
         raise UserError(f"to={to} cannot be written ({reason}): nothing of it was kept") from None
     finally:
         shutil.rmtree(partial, ignore_errors=True)
+        with suppress(OSError):  # the first that is not empty ends it
+            for parent in new_parents:
+                parent.rmdir()
 
 
 def _write_json(path: Path, content: dict[str, Any]) -> None:

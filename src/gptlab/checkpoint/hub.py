@@ -12,7 +12,7 @@ from fnmatch import fnmatch
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeGuard
 
-from gptlab.checkpoint.hugging_face import CONFIG, FILES, INDEX, WEIGHTS, why_no_weights
+from gptlab.checkpoint.hugging_face import CONFIG, FILES, INDEX, MERGES, TOKENIZER, VOCABULARY, WEIGHTS, why_no_weights
 from gptlab.errors import UserError
 from gptlab.network import is_reachable
 
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 OPENAIS = ("gpt2", "gpt2-medium", "gpt2-large", "gpt2-xl")
 """Short names of openai-community/..."""
 
-TIMEOUT = 10.0
+TIMEOUT = 5.0
 """Seconds in which the Hub, once reached, must answer."""
 
 
@@ -71,9 +71,7 @@ def download(name: str) -> Path:
     try:
         info = HfApi().model_info(repository, revision=revision, timeout=TIMEOUT, files_metadata=True)
     except GatedRepoError:
-        raise UserError(
-            f"{name}: {at} asks its users to agree to terms first; do so there, then `hf auth login`"
-        ) from None
+        raise UserError(_gated(name, at)) from None
     except RevisionNotFoundError:
         raise UserError(f"{name}: {at} has no revision {revision}") from None
     except RepositoryNotFoundError:
@@ -90,7 +88,7 @@ def download(name: str) -> Path:
 def _fetch(repository: str, revision: str, info: "ModelInfo", name: str, at: str) -> Path:
     """Download what the cache lacks of a repository that is known to be there."""
     from huggingface_hub import snapshot_download, try_to_load_from_cache
-    from huggingface_hub.errors import HTTPError
+    from huggingface_hub.errors import GatedRepoError, HTTPError
 
     sizes = {sibling.rfilename: sibling.size or 0 for sibling in info.siblings or ()}
     _check_files(set(sizes), name, at)
@@ -105,6 +103,8 @@ def _fetch(repository: str, revision: str, info: "ModelInfo", name: str, at: str
         print(f"downloading {repository}, {n_megabytes:,.1f} MB", file=sys.stderr, flush=True)
     try:
         path = snapshot_download(repository, revision=revision, allow_patterns=list(FILES), tqdm_class=_progress())
+    except GatedRepoError:  # the Hub lists the files of such a repository to everyone
+        raise UserError(_gated(name, at)) from None
     except (HTTPError, OSError, ValueError) as error:
         raise UserError(
             f"{name}: the download from {at} broke off ({_first_line(error)}): run it again, whole files are kept"
@@ -158,7 +158,32 @@ def _from_cache(repository: str, revision: str, name: str, *, because: str) -> P
             f"{name} is no file or directory here and not in the Hub's cache ({repository}, revision {revision}), "
             f"and {because}"
         ) from None
+    missing = _missing(Path(found), repository, revision)
+    if missing:
+        raise UserError(f"{name}: the Hub's cache holds only a part of it (no {missing}), and {because}")
     return Path(found)
+
+
+def _missing(directory: Path, repository: str, revision: str) -> str | None:
+    """A file that a cached snapshot lacks: whoever filled the cache may not have wanted all that a model is."""
+    names = {path.name for path in directory.iterdir()}
+    if CONFIG not in names:
+        return CONFIG
+    if not names & {WEIGHTS, INDEX}:
+        return WEIGHTS
+    if TOKENIZER in names or {VOCABULARY, MERGES} <= names or repository in map(repository_of, OPENAIS):
+        return None
+    try:  # is there none, or was it never fetched? Newer clients keep the list of files that they have fetched whole
+        from huggingface_hub import get_cached_repo_tree
+
+        get_cached_repo_tree(repository, revision=revision)
+    except Exception:
+        return TOKENIZER
+    return None
+
+
+def _gated(name: str, at: str) -> str:
+    return f"{name}: {at} asks its users to agree to terms first; do so there, then `hf auth login`"
 
 
 def _first_line(error: BaseException) -> str:
@@ -169,7 +194,7 @@ def check_can_push(repository: str) -> None:
     """What can be known before anything is written. Raises UserError where an upload cannot succeed."""
     from huggingface_hub import constants, get_token
 
-    if not is_repository(repository) or "@" in repository:
+    if not is_repository(repository) or repository.count("/") != 1 or "@" in repository:
         raise UserError(f"push_to={repository} is no repository's name: write user/name")
     if constants.HF_HUB_OFFLINE:
         raise UserError(f"push_to={repository} needs the Hub, and HF_HUB_OFFLINE is set")

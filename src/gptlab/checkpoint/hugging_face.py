@@ -18,8 +18,9 @@ from gptlab.tokenizer.gpt2 import GPT2Tokenizer, is_gpt2s, merge_lines
 from gptlab.tokenizer.hugging_face import HuggingFaceTokenizer
 
 CONFIG, WEIGHTS, INDEX = "config.json", "model.safetensors", "model.safetensors.index.json"
-TOKENIZER, TOKENIZER_CONFIG, VOCABULARY, MERGES = "tokenizer.json", "tokenizer_config.json", "vocab.json", "merges.txt"
-FILES = (CONFIG, WEIGHTS, INDEX, "model-*-of-*.safetensors", TOKENIZER, TOKENIZER_CONFIG, VOCABULARY, MERGES)
+TOKENIZER, TOKENIZER_CONFIG = "tokenizer.json", "tokenizer_config.json"
+VOCABULARY, MERGES, ADDED = "vocab.json", "merges.txt", "added_tokens.json"
+FILES = (CONFIG, WEIGHTS, INDEX, "model-*-of-*.safetensors", TOKENIZER, TOKENIZER_CONFIG, VOCABULARY, MERGES, ADDED)
 """All that is ever read, as patterns."""
 
 PICKLES = ("pytorch_model.bin", "pytorch_model.bin.index.json", "tf_model.h5", "flax_model.msgpack")
@@ -47,19 +48,21 @@ def load_directory(directory: Path, name: str) -> Loaded:
     except ValueError as error:
         raise UserError(f"{name} cannot be read: by its config.json, {error}") from None
     vocab_size = arguments.pop("vocab_size")
-    tokenizer = _read_tokenizer(directory, theirs, vocab_size, name)
     config: build.Config = {"context_length": arguments["context_length"], "model": _model_node(arguments)}
-    if tokenizer is not None:
-        config["tokenizer"] = {"_target_": f"{type(tokenizer).__module__}.{type(tokenizer).__qualname__}"}
-    try:
-        model = build.meta_model(config, vocab_size)
-    except UserError as error:
-        raise UserError(f"{name} cannot be read: by its config.json, {error}") from None
     with _tensors(directory, name) as (names, read):
+        if arguments["n_layers"] > len(names):  # a number from anywhere: it shall not keep this machine busy
+            raise UserError(f"{name} cannot be read: it has {len(names)} tensors for {arguments['n_layers']} layers")
+        try:
+            model = build.meta_model(config, vocab_size)
+        except UserError as error:
+            raise UserError(f"{name} cannot be read: by its config.json, {error}") from None
         try:
             weights = gpt2.read_weights(model, names, read)
         except ValueError as error:
             raise UserError(f"{name} cannot be read: {error}") from None
+    tokenizer = _read_tokenizer(directory, theirs, vocab_size, name)
+    if tokenizer is not None:
+        config["tokenizer"] = {"_target_": f"{type(tokenizer).__module__}.{type(tokenizer).__qualname__}"}
     return Loaded(filled(model, weights).eval(), tokenizer, config, directory, name, training={})
 
 
@@ -90,7 +93,10 @@ def _read_json(path: Path, name: str) -> dict[str, Any]:
 def _tensors(directory: Path, name: str) -> Iterator[tuple[list[str], Any]]:
     """The names of all tensors, and a function that reads one of them; the files stay open meanwhile."""
     if (directory / INDEX).is_file() and not (directory / WEIGHTS).is_file():
-        files = sorted({str(file) for file in _read_json(directory / INDEX, name).get("weight_map", {}).values()})
+        weight_map = _read_json(directory / INDEX, name).get("weight_map")
+        if not isinstance(weight_map, dict) or not weight_map:
+            raise UserError(f"{name} cannot be read: {INDEX} has no weight_map")
+        files = sorted({str(file) for file in weight_map.values()})
     else:
         files = [WEIGHTS]
     with ExitStack() as stack:
@@ -110,7 +116,9 @@ def _open(directory: Path, file: str, name: str) -> Any:
         raise UserError(f"{name} {why_no_weights({found.name for found in directory.iterdir()}, file)}")
     try:
         return safe_open(path, framework="pt", device="cpu")
-    except (SafetensorError, OSError) as error:
+    except OSError as error:
+        raise UserError(f"{name} cannot be read: {file}: {error.strerror or error}") from None
+    except SafetensorError as error:
         with path.open("rb") as start:
             is_pickle = start.read(2) in (b"PK", b"\x80\x02", b"\x80\x04")
         what = "a pickle under another name" if is_pickle else f"truncated or damaged ({str(error).splitlines()[0]})"
@@ -138,13 +146,13 @@ def _read_tokenizer(directory: Path, theirs: dict[str, Any], vocab_size: int, na
             text = (directory / TOKENIZER).read_text(encoding="utf-8")
             tokenizer = _from_one_file(text, directory, theirs, name)
         elif (directory / VOCABULARY).is_file() and (directory / MERGES).is_file():
-            tokenizer = _from_two_files(directory, theirs, name)
+            tokenizer = _from_two_files(directory, theirs, vocab_size, name)
         elif vocab_size == GPT2_VOCABULARY_SIZE:
             tokenizer = GPT2Tokenizer()
         else:
             return None
     except (ValueError, OSError) as error:
-        raise UserError(f"{name} cannot be read: its tokenizer {error}") from None
+        raise UserError(f"{name} cannot be read: its tokenizer: {' '.join(str(error).split())}") from None
     if tokenizer.vocab_size != vocab_size:
         raise UserError(
             f"{name} cannot be read: its tokenizer has {tokenizer.vocab_size:,} tokens, its model {vocab_size:,}"
@@ -153,25 +161,35 @@ def _read_tokenizer(directory: Path, theirs: dict[str, Any], vocab_size: int, na
 
 
 def _from_one_file(text: str, directory: Path, theirs: dict[str, Any], name: str) -> Tokenizer:
-    content = _read_json(directory / TOKENIZER, name)
-    model, before = content.get("model") or {}, content.get("pre_tokenizer") or {}
-    merges = [merge if isinstance(merge, str) else " ".join(merge) for merge in model.get("merges") or []]
-    added = [token.get("content") for token in content.get("added_tokens") or []]
-    plain = before.get("type") == "ByteLevel" and not before.get("add_prefix_space") and not content.get("normalizer")
-    if plain and added == [EOT] and is_gpt2s(merges) and _in_gpt2s_order(model.get("vocab") or {}, merges):
+    any_kind = HuggingFaceTokenizer(json=text, eot=None)
+    content = json.loads(any_kind.to_tokenizers().to_str())  # as the library writes it, with every key
+    model, before = content["model"], content["pre_tokenizer"] or {}
+    merges = [merge if isinstance(merge, str) else " ".join(merge) for merge in model.get("merges", ())]
+    added = [token["content"] for token in content["added_tokens"]]
+    plain = before.get("type") == "ByteLevel" and not before["add_prefix_space"] and content["normalizer"] is None
+    if plain and added == [EOT] and is_gpt2s(merges) and _in_gpt2s_order(model["vocab"], merges):
         return GPT2Tokenizer(merges="\n".join(merges))
-    return HuggingFaceTokenizer(json=text, eot=_eot(text, directory, theirs, name))
+    return HuggingFaceTokenizer(json=text, eot=_eot(any_kind, directory, theirs, name))
 
 
-def _from_two_files(directory: Path, theirs: dict[str, Any], name: str) -> Tokenizer:
+def _from_two_files(directory: Path, theirs: dict[str, Any], vocab_size: int, name: str) -> Tokenizer:
     vocabulary = _read_json(directory / VOCABULARY, name)
+    added = _read_json(directory / ADDED, name) if (directory / ADDED).is_file() else {}
     merges = merge_lines((directory / MERGES).read_text(encoding="utf-8"))
-    if is_gpt2s(merges) and _in_gpt2s_order(vocabulary, merges):
+    if is_gpt2s(merges) and _in_gpt2s_order({**vocabulary, **added}, merges):
         return GPT2Tokenizer(merges="\n".join(merges))
-    text = byte_level_bpe(
-        vocabulary, [(left, right) for left, _, right in (merge.partition(" ") for merge in merges)]
-    ).to_str()
-    return HuggingFaceTokenizer(json=text, eot=_eot(text, directory, theirs, name))
+    if EOT not in vocabulary and len(vocabulary) + len(added) < vocab_size:  # the model has room for it
+        added = {EOT: len(vocabulary), **added}
+    special = dict.fromkeys([*([EOT] if EOT in vocabulary else []), *sorted(added, key=added.__getitem__)])
+    pairs = [(left, right) for left, _, right in (merge.partition(" ") for merge in merges)]
+    try:
+        text = byte_level_bpe(vocabulary, pairs, special=special).to_str()
+    except Exception as error:  # the library raises nothing narrower
+        raise ValueError(f"({VOCABULARY}, {MERGES}) does not fit together: {error}") from None
+    any_kind = HuggingFaceTokenizer(json=text, eot=None)
+    if any(any_kind.id_of(token) != id_ for token, id_ in added.items()):
+        raise ValueError(f"{ADDED} does not go on where {VOCABULARY} ends")
+    return HuggingFaceTokenizer(json=text, eot=_eot(any_kind, directory, theirs, name))
 
 
 def _in_gpt2s_order(vocabulary: dict[str, int], merges: list[str]) -> bool:
@@ -181,15 +199,12 @@ def _in_gpt2s_order(vocabulary: dict[str, int], merges: list[str]) -> bool:
     return {**vocabulary, EOT: expected[EOT]} == expected
 
 
-def _eot(text: str, directory: Path, theirs: dict[str, Any], name: str) -> int | None:
+def _eot(tokenizer: HuggingFaceTokenizer, directory: Path, theirs: dict[str, Any], name: str) -> int | None:
     """The id of the end-of-text token: as tokenizer_config.json names it, `<|endoftext|>`, or as config.json does."""
-    import tokenizers
-
-    backend = tokenizers.Tokenizer.from_str(text)
     settings = _read_json(directory / TOKENIZER_CONFIG, name) if (directory / TOKENIZER_CONFIG).is_file() else {}
     named = settings.get("eos_token")
     for token in (named.get("content") if isinstance(named, dict) else named, EOT):
-        if isinstance(token, str) and (id_ := backend.token_to_id(token)) is not None:
+        if isinstance(token, str) and (id_ := tokenizer.id_of(token)) is not None:
             return id_
     id_ = theirs.get("eos_token_id")
-    return id_ if isinstance(id_, int) and id_ < backend.get_vocab_size(with_added_tokens=True) else None
+    return id_ if isinstance(id_, int) and 0 <= id_ < tokenizer.vocab_size else None

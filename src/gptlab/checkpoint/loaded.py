@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from gptlab import build
@@ -52,12 +53,13 @@ class Loaded:
 
 
 def filled(model: GPT, weights: dict[str, Tensor]) -> GPT:
-    """A meta model with these tensors, not copies of them, as its weights; a tied head stays tied.
+    """A meta model with these tensors as its weights, not copies of them where they are float32; a tied head stays so.
 
     Raises:
         RuntimeError: where names or shapes differ.
     """
     tied = model.head.weight is model.trunk.token_embedding.weight
+    weights = {name: weight.to(torch.float32) for name, weight in weights.items()}  # a run may have kept bfloat16
     if tied:
         weights = {**weights, "head.weight": weights["trunk.token_embedding.weight"]}
     model.load_state_dict(weights, assign=True)

@@ -18,8 +18,8 @@ WEIGHTS_PREFIX = "model."
 
 
 def is_run(directory: Path) -> bool:
-    """Whether a directory is, or wants to be, a run's."""
-    return (directory / "checkpoints").is_dir()
+    """Whether a directory holds a run's checkpoint."""
+    return any((directory / "checkpoints" / name).is_file() for name in RUN_CHECKPOINTS)
 
 
 def load_file(path: Path, name: str) -> Loaded:

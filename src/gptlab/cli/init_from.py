@@ -1,5 +1,6 @@
 """`init_from=<model>`: a run that starts from weights that are there already, with their sizes and their tokenizer."""
 
+from pathlib import Path
 from typing import Any
 
 from gptlab import build
@@ -40,10 +41,12 @@ def with_sizes_of(loaded: Loaded, config: Config, overrides: list[str]) -> Confi
     tokenizer = config["tokenizer"]
     if loaded.tokenizer is not None:
         tokenizer = loaded.config["tokenizer"]
-        if tokenizer["_target_"] != config["tokenizer"].get("_target_") and "tokenizer" in given:
+        if tokenizer != config["tokenizer"] and any(key.partition(".")[0] == "tokenizer" for key in given):
             kind = tokenizer["_target_"].rpartition(".")[2]
             raise UserError(f"tokenizer: init_from={loaded.name} brings its own, a {kind}; leave it out")
-    return {**config, "model": {**config["model"], **sizes}, "tokenizer": tokenizer}
+    here = Path(loaded.name).expanduser()
+    init_from = str(here.absolute()) if here.exists() else loaded.name  # a directory may have a repository's name
+    return {**config, "init_from": init_from, "model": {**config["model"], **sizes}, "tokenizer": tokenizer}
 
 
 def check_vocabulary(loaded: Loaded, tokenizer: Tokenizer) -> None:
@@ -64,6 +67,7 @@ def initial_model(loaded: Loaded, config: Config) -> GPT:
     weights = {name: weight.detach() for name, weight in loaded.model.named_parameters()}  # a tied head is in it once
     model = build.meta_model(config, loaded.model.head.out_features)
     weights[POSITIONS] = weights[POSITIONS][: model.context_length].clone()
+    loaded.model.to("meta")  # the weights are the new model's now: on a GPU, no copy stays behind
     return filled(model, weights)
 
 

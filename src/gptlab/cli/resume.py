@@ -31,6 +31,7 @@ def resumed_config(run_dir: Path, composed: Config, overrides: list[str]) -> Con
         raise UserError(f"resume={run_dir} is no run directory: it has no config.yaml") from None
     except yaml.YAMLError:
         raise UserError(f"resume={run_dir}: its config.yaml is damaged") from None
+    config.setdefault("init_from", None)  # runs of before there was such a thing
     for override in overrides:
         key = override.partition("=")[0].lstrip("+~")
         if key == "resume":

@@ -59,6 +59,7 @@ def train(cfg: DictConfig) -> int:
 
     loaded, tokenizer = None, None
     if settings.init_from is not None:
+        build.source(config)  # a text that is not there is known before half a gigabyte is fetched
         loaded = load(settings.init_from if resume_dir is None else last_checkpoint(resume_dir))
         tokenizer = loaded.tokenizer
     if loaded is not None and resume_dir is None:
@@ -212,7 +213,7 @@ def _fit(
         if loaded is not None and not resumes:
             log.info(
                 "starting from %s, with %s of its %s positions",
-                *(loaded.name, f"{settings.context_length:,}", f"{loaded.model.context_length:,}"),
+                *(loaded.name, f"{module.model.context_length:,}", f"{loaded.model.context_length:,}"),
             )
         log.info("%s parameters on %s, precision %s", f"{n_parameters:,}", ranks, hardware.precision)
         log.info("run directory %s", shortened(run_dir))

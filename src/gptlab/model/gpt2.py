@@ -98,6 +98,9 @@ def sizes(config: dict[str, Any]) -> dict[str, Any]:
     for name, value in found.items():
         if not isinstance(value, int) or isinstance(value, bool):
             raise ValueError(f"{name}={value!r} must be a whole number")
+    dropout = config.get("resid_pdrop", 0.1)
+    if not isinstance(dropout, int | float) or isinstance(dropout, bool):
+        raise ValueError(f"resid_pdrop={dropout!r} must be a number")
     if config.get("n_inner") not in (None, 4 * found["n_embd"]):
         raise ValueError(f"n_inner={config['n_inner']} must be 4 x n_embd = {4 * found['n_embd']}")
     return {
@@ -106,7 +109,7 @@ def sizes(config: dict[str, Any]) -> dict[str, Any]:
         "n_layers": found["n_layer"],
         "n_heads": found["n_head"],
         "d_model": found["n_embd"],
-        "dropout": float(config.get("resid_pdrop", 0.1)),
+        "dropout": dropout,
         "qkv_bias": config.get("qkv_bias", True) is not False,  # ours: transformers keeps it, and does not look at it
         "tie_head": config.get("tie_word_embeddings", True) is not False,
     }
@@ -136,7 +139,6 @@ def config(model: GPT, *, eot: int | None) -> dict[str, Any]:
         "bos_token_id": eot,
         "eos_token_id": eot,
         "dtype": "float32",
-        "torch_dtype": "float32",  # the same for transformers before version 5
     }
 
 
@@ -159,16 +161,9 @@ def read_weights(model: GPT, names: Iterable[str], read: Callable[[str], Tensor]
     Raises:
         ValueError: naming the tensor that is missing, too many, of a wrong shape or no number.
     """
-    as_written = {_full_name(name): name for name in names if not DERIVED.fullmatch(name.removeprefix(PREFIX))}
     tied, wanted = is_tied(model), dict(model.named_parameters())
     rows = table(len(model.trunk.blocks), tie_head=tied)
-    for row in rows:
-        if row.theirs not in as_written:
-            raise ValueError(f"the tensor {row.theirs} is missing")
-    extra = as_written.keys() - {row.theirs for row in rows} - {HEAD.theirs}
-    if extra:
-        raise ValueError(f"the tensor {min(extra)} is none of a GPT-2 with {len(model.trunk.blocks)} layers")
-
+    as_written = _complete(rows, names)
     weights = {}
     for row in rows:
         tensor = read(as_written[row.theirs])
@@ -216,3 +211,21 @@ def write_weights(model: GPT) -> dict[str, Tensor]:
 
 def _full_name(name: str) -> str:
     return name if name == HEAD.theirs or name.startswith(PREFIX) else PREFIX + name
+
+
+def _complete(rows: list[Row], names: Iterable[str]) -> dict[str, str]:
+    """The name of each tensor in a file, by its full name. Raises ValueError where one is missing or too many."""
+    as_written: dict[str, str] = {}
+    for name in names:
+        if DERIVED.fullmatch(name.removeprefix(PREFIX)):
+            continue
+        if _full_name(name) in as_written:
+            raise ValueError(f"the tensor {name} is there twice, with and without {PREFIX} in front")
+        as_written[_full_name(name)] = name
+    missing = [row.theirs for row in rows if row.theirs not in as_written]
+    if missing:
+        raise ValueError(f"the tensor {missing[0]} is missing")
+    extra = as_written.keys() - {row.theirs for row in rows} - {HEAD.theirs}
+    if extra:
+        raise ValueError(f"the tensor {as_written[min(extra)]} is none of a GPT-2 of this size")
+    return as_written

@@ -31,12 +31,15 @@ def unspell(written: str) -> bytes:
     return bytes([BYTE_OF[character] for character in written])
 
 
-def byte_level_bpe(ids: Mapping[str, int], merges: Iterable[tuple[str, str]]) -> "tokenizers.Tokenizer":
+def byte_level_bpe(
+    ids: Mapping[str, int], merges: Iterable[tuple[str, str]], *, special: Iterable[str] = (EOT,)
+) -> "tokenizers.Tokenizer":
     """Byte-level BPE with GPT-2's pattern, for the `tokenizers` library.
 
     Args:
-        ids: of each token, spelt; `<|endoftext|>` need not be among them and is the next one then.
+        ids: of each token, spelt.
         merges: the pairs that are joined, spelt, in the order in which they were learnt.
+        special: control tokens; those that have no id yet get the next ones.
     """
     import tokenizers
     from tokenizers import decoders, models, pre_tokenizers
@@ -44,5 +47,5 @@ def byte_level_bpe(ids: Mapping[str, int], merges: Iterable[tuple[str, str]]) ->
     tokenizer = tokenizers.Tokenizer(models.BPE(vocab=dict(ids), merges=list(merges)))
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=True)  # GPT-2's pattern
     tokenizer.decoder = decoders.ByteLevel()
-    tokenizer.add_special_tokens([tokenizers.AddedToken(EOT, special=True, normalized=False)])
+    tokenizer.add_special_tokens([tokenizers.AddedToken(token, special=True, normalized=False) for token in special])
     return tokenizer

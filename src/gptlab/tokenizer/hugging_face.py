@@ -28,7 +28,7 @@ class HuggingFaceTokenizer:
         try:
             self._backend = tokenizers.Tokenizer.from_str(json)
         except Exception as error:  # the library raises nothing narrower
-            raise ValueError(f"is no tokenizer.json: {error}") from None
+            raise ValueError(f"this is no tokenizer.json: {error}") from None
         self._json = json
         self._backend.no_padding()
         self._backend.no_truncation()
@@ -46,9 +46,9 @@ class HuggingFaceTokenizer:
 
     @property
     def byte_lengths(self) -> np.ndarray | None:
-        """Known where the tokens are spelt in bytes, as in GPT-2's files, or stand for themselves."""
+        """Known where nothing is changed on the way and tokens are spelt in bytes, or stand for themselves."""
         decoder = type(self._backend.decoder).__name__
-        if decoder not in ("ByteLevel", "Fuse"):
+        if self._backend.normalizer is not None or decoder not in ("ByteLevel", "Fuse"):
             return None
         special = {id_ for id_, token in self._backend.get_added_tokens_decoder().items() if token.special}
         lengths = np.zeros(self.vocab_size, dtype=np.int64)
@@ -70,6 +70,16 @@ class HuggingFaceTokenizer:
         """Bytes that are no UTF-8 (a character cut in two) become U+FFFD."""
         return self._backend.decode(list(ids), skip_special_tokens=False)
 
+    @property
+    def unk(self) -> int | None:
+        """The id of the token for what the vocabulary lacks; None where there is none."""
+        token = getattr(self._backend.model, "unk_token", None)
+        return None if token is None else self.id_of(token)
+
+    def id_of(self, token: str) -> int | None:
+        """The id of one token as it is spelt in the file, also of a special one."""
+        return self._backend.token_to_id(token)
+
     def state(self) -> dict[str, Any]:
         return {"json": self._json, "eot": self.eot}
 
@@ -80,4 +90,6 @@ class HuggingFaceTokenizer:
     def to_tokenizers(self) -> "tokenizers.Tokenizer":
         import tokenizers
 
-        return tokenizers.Tokenizer.from_str(self._json)
+        backend = tokenizers.Tokenizer.from_str(self._json)
+        backend.post_processor = None  # it would put tokens around a text, and `encode` puts none
+        return backend
