@@ -190,10 +190,11 @@ class Handler(BaseHTTPRequestHandler):
             ]
             return self.send(200, {"files": files})
         lines = [json.loads(line) for line in body.splitlines()]
-        files = {
+        new = {
             line["value"]["path"]: base64.b64decode(line["value"]["content"]) for line in lines if line["key"] == "file"
         }
-        sha = self.server.repositories[name].commit(files)
+        before = self.server.repositories[name].at("main")
+        sha = self.server.repositories[name].commit({**(before[1] if before is not None else {}), **new})
         return self.send(200, {"commitUrl": f"{self.server.address}/{name}/commit/{sha}", "commitOid": sha})
 
     def refuse(self, code: str, status: int = 404) -> None:

@@ -168,6 +168,14 @@ CASES = {
         ["train", *START, "tokenizer.vocab_size=999", "init_from=gpt2s"],
         ["tokenizer: init_from=gpt2s brings its own"],
     ),
+    "start with other first weights": (
+        ["train", *START, "model/init=textbook", "init_from=gpt2s"],
+        ["model/init: init_from=gpt2s has weights already"],
+    ),
+    "model with a shorter context": (
+        ["train", *TINY, "model.context_length=8"],
+        ["model.context_length=8 is less than context_length=16"],
+    ),
     "start with a longer context": (
         ["train", *START, "init_from=gpt2s", "context_length=25"],
         ["context_length=25: init_from=gpt2s has 24 positions"],

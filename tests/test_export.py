@@ -40,6 +40,15 @@ def test_the_commands_at_its_end_work(trained: Command) -> None:
     assert "hf upload '<user>/my-model' my-model" in out
 
 
+def test_what_was_loaded_from_the_hub_is_named_as_the_base(trained: Command, hub: LocalHub) -> None:
+    assert trained("export", "to=one").status == 0
+    hub.add("someone/theirs", Path("one"))
+    assert trained("export", "checkpoint=someone/theirs", "to=two").status == 0
+    card = Path("two/README.md").read_text(encoding="utf-8")
+    assert "base_model: someone/theirs" in card
+    assert "trained and written" not in card
+
+
 def test_the_card_says_what_the_run_was_and_where_nothing_lies(trained: Command, workplace: Path) -> None:
     trained("export", "to=my-model")
     card = Path("my-model/README.md").read_text(encoding="utf-8")

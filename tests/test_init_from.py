@@ -1,5 +1,7 @@
 """`train init_from=...`: a run that starts from weights that are there already."""
 
+import math
+import re
 from collections.abc import Callable
 from pathlib import Path
 
@@ -11,6 +13,7 @@ import gptlab as package
 from conftest import POEM, TEXTS, TINY, Result, needs_gpt2_vocabulary
 from gpt2s import save_gpt2
 from gptlab.tokenizer.bpe import BPETokenizer
+from gptlab.training.loggers import read_metrics
 from local_hub import LocalHub
 
 Command = Callable[..., Result]
@@ -61,6 +64,24 @@ def test_training_leaves_the_file_alone_that_it_began_with(gptlab: Command, star
     assert (start / "model.safetensors").read_bytes() == before
     name = "trunk.token_embedding.weight"
     assert not torch.equal(weights("start")[name], weights("run")[name])
+
+
+def test_step_0_shows_the_loss_of_the_weights_themselves(gptlab: Command, start: Path) -> None:
+    result = gptlab("train", *START, "init_from=start", "run_dir=run")
+    assert re.search(r"^step 0/6  val loss \d", result.out, re.MULTILINE)
+    rows = read_metrics(Path("run/metrics.csv"))
+    assert rows["step"] == [0, 1, 2, 3, 4, 5, 6]
+    assert gptlab("train", *START, *FROZEN, "init_from=start", "run_dir=frozen").status == 0
+    frozen = yaml.safe_load(Path("frozen/summary.json").read_text())
+    assert rows["val/loss"][0] == pytest.approx(frozen["val_loss"], abs=1e-4)
+    assert math.isnan(rows["train/loss"][0])
+    assert sorted(path.name for path in Path("run/checkpoints").iterdir()) == [
+        "best.ckpt",
+        "last.ckpt",
+        "previous.ckpt",
+    ]
+    assert gptlab("train", "resume=run", "max_steps=7").status == 0
+    assert read_metrics(Path("run/metrics.csv"))["step"] == [0, 1, 2, 3, 4, 5, 6, 7], "no step 0 in a run that goes on"
 
 
 def test_validation_starts_where_the_weights_are(gptlab: Command, start: Path) -> None:
@@ -135,9 +156,10 @@ def test_gpt2_from_the_hub_trains_generates_and_goes_out_again(
     files = {path.name: path.read_bytes() for path in (tmp_path / "files").iterdir()}
     files["merges.txt"] = (TEXTS / "tiktoken-cache" / "6d1cbeee0f20b3d9449abfede4726ed8212e3aee").read_bytes()
     files["vocab.json"] = (TEXTS / "tiktoken-cache" / "6c7ea1a7e38e3a7f062df639a5b80947f075ffe6").read_bytes()
-    hub.add("openai-community/gpt2", files)
+    commit = hub.add("openai-community/gpt2", files).refs["main"]
     result = gptlab("train", *START, "init_from=gpt2", "run_dir=run", "max_steps=2")
     assert result.status == 0, result.err
+    assert package.load("run").config["init_from"] == f"gpt2@{commit}"
     hub.forget()
     written = gptlab("generate", "checkpoint=run", "prompt=The fog", "max_new_tokens=8", "greedy=true")
     assert written.status == 0, written.err

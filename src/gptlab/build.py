@@ -186,7 +186,11 @@ def check(config: Config, *, trains_tokenizer: bool = True) -> None:
     if trains_tokenizer:
         cls, recipe = tokenizer_class(config)
         _call(cls.train, {"documents": [], **recipe}, key="tokenizer")
-    optimizer(config)(meta_model(config, STAND_IN_VOCABULARY))
+    checked_model = meta_model(config, STAND_IN_VOCABULARY)
+    wanted = config["context_length"]
+    if checked_model.context_length < wanted:
+        raise UserError(f"model.context_length={checked_model.context_length} is less than context_length={wanted}")
+    optimizer(config)(checked_model)
     schedule(config)(0)
     objective(config)
     for key in TRAINER_IS_OURS & config["trainer"].keys():

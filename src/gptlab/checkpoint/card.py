@@ -1,6 +1,7 @@
 """The model card: what a stranger wants to know before loading a model."""
 
 import shlex
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,7 @@ def model_card(loaded: Loaded, *, title: str, address: str, has_tokenizer: bool,
     parts = [
         f"---\n{yaml.safe_dump(_head(loaded), sort_keys=False)}---\n",
         f"# {title}\n",
-        "A GPT in GPT-2's layout, trained and written by gptlab.\n",
+        f"A GPT in GPT-2's layout, {'trained and ' if loaded.training else ''}written by gptlab {version('gptlab')}.\n",
         *(["![training and validation loss and perplexity](curves.png)\n"] if has_curves else []),
         "## Model\n",
         _table(_sizes(loaded)),
@@ -40,10 +41,17 @@ def _head(loaded: Loaded) -> dict[str, Any]:
         "pipeline_tag": "text-generation",
         "tags": ["gptlab", "gpt2"],
     }
-    base = loaded.config.get("init_from")
-    if is_repository(base) and not Path(base).exists():
-        head["base_model"] = repository_of(base)
-    return head
+    base = _base_model(loaded)
+    return head if base is None else {**head, "base_model": base}
+
+
+def _base_model(loaded: Loaded) -> str | None:
+    """The repository that a run started from, or that was loaded itself."""
+    if not loaded.training:
+        here = Path(loaded.name).expanduser().exists()
+        return None if here or not is_repository(loaded.name) else repository_of(loaded.name)
+    base = loaded.config.get("init_from")  # a run keeps the path of what was a directory
+    return repository_of(base) if is_repository(base) else None
 
 
 def _sizes(loaded: Loaded) -> dict[str, str]:

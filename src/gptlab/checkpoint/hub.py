@@ -101,16 +101,17 @@ def _fetch(repository: str, revision: str, info: "ModelInfo", name: str, at: str
     if missing:
         n_megabytes = sum(sizes[file] for file in missing) / 1e6
         print(f"downloading {repository}, {n_megabytes:,.1f} MB", file=sys.stderr, flush=True)
+    bars = _progress()
     try:
-        path = snapshot_download(repository, revision=revision, allow_patterns=list(FILES), tqdm_class=_progress())
+        path = snapshot_download(repository, revision=revision, allow_patterns=list(FILES), tqdm_class=bars)
     except GatedRepoError:  # the Hub lists the files of such a repository to everyone
         raise UserError(_gated(name, at)) from None
     except (HTTPError, OSError, ValueError) as error:
         raise UserError(
             f"{name}: the download from {at} broke off ({_first_line(error)}): run it again, whole files are kept"
         ) from None
-    if missing and sys.stderr.isatty():
-        print("\r" + " " * 30, end="\r", file=sys.stderr, flush=True)
+    finally:
+        bars.finish()
     return Path(path)
 
 
@@ -122,7 +123,7 @@ def _check_files(files: set[str], name: str, at: str) -> None:
         raise UserError(f"{name}: {at} {why_no_weights(files)}")
 
 
-def _progress() -> type:
+def _progress() -> Any:
     """A progress bar for the client to fill: one line that moves in a terminal, one every ten seconds elsewhere.
 
     The client makes several bars, which count the same bytes in several ways; they share one clock, so one line shows.
@@ -134,16 +135,25 @@ def _progress() -> type:
 
     class Bytes(tqdm):
         last_line = time.monotonic()
+        is_over = False
 
         def __init__(self, *args: Any, **kwargs: Any) -> None:
             super().__init__(*args, **{**kwargs, "file": io.StringIO()})  # its own writing goes nowhere
 
         def display(self, msg: str | None = None, pos: int | None = None) -> None:
             now = time.monotonic()
-            if self.unit == "B" and self.total and self.n and now - Bytes.last_line >= seconds:
+            due = self.unit == "B" and self.total and self.n and now - Bytes.last_line >= seconds
+            if due and not Bytes.is_over:
                 Bytes.last_line = now
                 line = f"  {self.n / 1e6:,.0f} of {self.total / 1e6:,.0f} MB"
                 print(f"\r{line}" if moves else line, end="" if moves else "\n", file=sys.stderr, flush=True)
+
+        @staticmethod
+        def finish() -> None:
+            """Bars may outlive the download; the line shall not."""
+            Bytes.is_over = True
+            if moves:
+                print("\r" + " " * 30, end="\r", file=sys.stderr, flush=True)
 
     return Bytes
 
@@ -156,7 +166,7 @@ def _from_cache(repository: str, revision: str, name: str, *, because: str) -> P
     except (OSError, ValueError):
         raise UserError(
             f"{name} is no file or directory here and not in the Hub's cache ({repository}, revision {revision}), "
-            f"and {because}"
+            f"and {because}; fetch it where there is a network (hf download {repository}) and name the directory"
         ) from None
     missing = _missing(Path(found), repository, revision)
     if missing:

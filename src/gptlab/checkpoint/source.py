@@ -27,9 +27,10 @@ def load(source: str | Path) -> Loaded:
             return run.load_file(run.find_checkpoint(path), name)
         if hugging_face.is_hugging_face(path):
             return hugging_face.load_directory(path, name)
+        hint = f"; for the Hub's, write {hub.repository_of(name)}" if name in hub.OPENAIS else ""
         raise UserError(
             f"{name} holds no checkpoint: neither checkpoints/{run.RUN_CHECKPOINTS[0]} nor config.json and "
-            f"model.safetensors are in it"
+            f"model.safetensors are in it{hint}"
         )
     if hub.is_repository(source):
         return hugging_face.load_directory(hub.download(name), name)

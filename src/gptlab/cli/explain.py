@@ -31,7 +31,7 @@ CONF = _conf()
 def command_line(command: str, **overrides: object) -> str:
     """A command to paste, in the form in which this process was started."""
     script = Path(sys.argv[0])
-    in_checkout = script.name in ("train.py", "generate.py")
+    in_checkout = script.name in ("train.py", "generate.py") and script.with_name(f"{command}.py").is_file()
     program = ["python", shlex.quote(str(script.with_name(f"{command}.py")))] if in_checkout else ["gptlab", command]
     return " ".join([*program, *(f"{key}={shlex.quote(str(value))}" for key, value in overrides.items())])
 

@@ -27,7 +27,7 @@ def run_export(cfg: DictConfig) -> int:
     if settings.push_to is not None:
         hub.check_can_push(settings.push_to)
     loaded = load(settings.checkpoint if settings.checkpoint is not None else newest_run(Path("outputs")))
-    print(f"exporting {shortened(loaded.path)}", flush=True)
+    print(f"exporting {settings.checkpoint or shortened(loaded.path)}", flush=True)
     address = settings.push_to if settings.push_to is not None else directory.name
     complaints = export(loaded, settings.to, address=address)
     place = shortened(directory)
@@ -44,8 +44,9 @@ def run_export(cfg: DictConfig) -> int:
         except UserError as error:
             raise UserError(f"{error}; {place} is whole, once more: {upload}") from None
     print("\nnext:")
-    if loaded.tokenizer is not None and not complaints:
-        print(f"  {command_line('generate', checkpoint=place, prompt=loaded.example_prompt())}")
+    if not complaints:
+        print(f"  {command_line('generate', checkpoint=settings.push_to or place, prompt=loaded.example_prompt())}")
+    print(f"  look at {place}/README.md: it states no license yet")
     if settings.push_to is None:
         print(f"  {upload}")
     return 0

@@ -35,6 +35,8 @@ def with_sizes_of(loaded: Loaded, config: Config, overrides: list[str]) -> Confi
         wanted = config["model"].get(name)
         if wanted != size and given & {"model", f"model.{name}"}:
             raise UserError(f"model.{name}={_shown(wanted)}: init_from={loaded.name} has {_shown(size)}; leave it out")
+    if "model/init" in given:
+        raise UserError(f"model/init: init_from={loaded.name} has weights already; leave it out")
     wanted, there_are = config["model"]["context_length"], loaded.model.context_length
     if wanted > there_are:
         raise UserError(f"context_length={wanted}: init_from={loaded.name} has {there_are} positions; use no more")
@@ -45,7 +47,8 @@ def with_sizes_of(loaded: Loaded, config: Config, overrides: list[str]) -> Confi
             kind = tokenizer["_target_"].rpartition(".")[2]
             raise UserError(f"tokenizer: init_from={loaded.name} brings its own, a {kind}; leave it out")
     here = Path(loaded.name).expanduser()
-    init_from = str(here.absolute()) if here.exists() else loaded.name  # a directory may have a repository's name
+    at_its_commit = f"{loaded.name.partition('@')[0]}@{loaded.path.name}"
+    init_from = str(here.absolute()) if here.exists() else at_its_commit  # what it was, whatever has the name later
     return {**config, "init_from": init_from, "model": {**config["model"], **sizes}, "tokenizer": tokenizer}
 
 

@@ -31,6 +31,7 @@ def report(outcome: "Outcome", run_dir: Path, *, prompt: str) -> None:
     log.info("  %s", command_line("generate", checkpoint=place, prompt=prompt))
     log.info("  tensorboard --logdir %s", "outputs" if Path(place).parts[:1] == ("outputs",) else shlex.quote(place))
     log.info("  %s", command_line("train", resume=place, **longer))
+    log.info("  %s", command_line("export", checkpoint=place, to="my-model"))
 
 
 def shortened(path: Path) -> str:

@@ -46,7 +46,7 @@ def train(cfg: DictConfig) -> int:
     config = build.resolve(cfg)
     if resume_dir is not None:
         config = resumed_config(resume_dir, config, list(HydraConfig.get().overrides.task))
-    build.check(config, trains_tokenizer=resume_dir is None or config.get("init_from") is None)
+    build.check(config, trains_tokenizer=config.get("init_from") is None)
     settings = build.settings(config)
     hardware = devices.resolve(config["trainer"])
     rows = devices.rows_per_micro_batch(
@@ -128,8 +128,13 @@ def _prepare_data(config: build.Config, settings: Settings, tokenizer: Tokenizer
     return PreparedData(corpus, train_windows, val_windows)
 
 
-def _trainer(config: build.Config, settings: Settings, hardware: devices.Hardware) -> "L.Trainer":
-    """Loggers, callbacks, and the Trainer that holds them; nothing is written yet."""
+def _trainer(
+    config: build.Config, settings: Settings, hardware: devices.Hardware, *, validates_first: bool = False
+) -> "L.Trainer":
+    """Loggers, callbacks, and the Trainer that holds them; nothing is written yet.
+
+    `validates_first`: weights that were trained before have a loss worth knowing before the first step changes them.
+    """
     from gptlab.training.checkpoint_io import WholeFileCheckpointIO
 
     return build.trainer(
@@ -143,7 +148,7 @@ def _trainer(config: build.Config, settings: Settings, hardware: devices.Hardwar
         max_epochs=-1,
         val_check_interval=settings.validate_every,
         check_val_every_n_epoch=None,
-        num_sanity_val_steps=0,
+        num_sanity_val_steps=-1 if validates_first else 0,  # all of the validation text, as at any other step
         log_every_n_steps=1,
         enable_progress_bar=False,
         enable_model_summary=False,
@@ -212,13 +217,13 @@ def _fit(
         ranks = f"{hardware.n_ranks} x {hardware.accelerator}" if hardware.n_ranks > 1 else hardware.accelerator
         if loaded is not None and not resumes:
             log.info(
-                "starting from %s, with %s of its %s positions",
+                "starting from %s, with %s of its %s positions (context_length)",
                 *(loaded.name, f"{module.model.context_length:,}", f"{loaded.model.context_length:,}"),
             )
         log.info("%s parameters on %s, precision %s", f"{n_parameters:,}", ranks, hardware.precision)
         log.info("run directory %s", shortened(run_dir))
     return run(
-        trainer=_trainer(config, settings, hardware),
+        trainer=_trainer(config, settings, hardware, validates_first=loaded is not None and not resumes),
         module=module,
         data=data_module,
         run_dir=run_dir,

@@ -19,7 +19,7 @@ def draw_curves(metrics_csv: Path, picture: Path) -> None:
     from matplotlib.figure import Figure  # half a second: only who draws pays
 
     metrics = read_metrics(metrics_csv) if metrics_csv.exists() else {}
-    if not metrics.get("step"):
+    if max(metrics.get("step") or [0]) == 0:
         return
     figure = Figure(figsize=(11, 4.2), dpi=130, layout="constrained")
     figure.suptitle("/".join(picture.resolve().parts[-3:-1]), fontsize="small", x=0.01, ha="left", color="0.4")
@@ -41,9 +41,10 @@ def _draw_lines(
 ) -> None:
     """Training, its running mean, validation, and where that was best; `of_loss` makes what is shown from losses."""
     steps, train, val = (np.array(metrics[name]) for name in ("step", "train/loss", "val/loss"))
-    axes.plot(steps, of_loss(train), color=TRAIN, linewidth=0.8, label="train, each step")
-    mean = _running_mean(train, window=max(1, len(train) // 50))
-    axes.plot(steps, of_loss(mean), color=TRAIN_MEAN, linewidth=1.8, label="train, running mean")
+    trained = ~np.isnan(train)  # not at step 0, where there is one
+    mean = _running_mean(train[trained], window=max(1, len(train) // 50))
+    axes.plot(steps[trained], of_loss(train[trained]), color=TRAIN, linewidth=0.8, label="train, each step")
+    axes.plot(steps[trained], of_loss(mean), color=TRAIN_MEAN, linewidth=1.8, label="train, running mean")
     validated = ~np.isnan(val)
     steps, val = steps[validated], of_loss(val[validated])
     axes.plot(steps, val, "o-", color=VAL, linewidth=1.8, markersize=4, label="validation")

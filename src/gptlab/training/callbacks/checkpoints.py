@@ -45,7 +45,7 @@ class Checkpoints(L.Callback):
         if val_loss < self.best_val_loss:
             self.best_val_loss, self.best_step = val_loss, step
             trainer.save_checkpoint(self.directory / BEST, weights_only=True)
-        if step % self.save_every == 0 or trainer.should_stop:
+        if (step > 0 and step % self.save_every == 0) or trainer.should_stop:
             self._save_last(trainer, module)
 
     def _save_last(self, trainer: L.Trainer, module: TrainingModule) -> None:

@@ -68,9 +68,11 @@ class ProgressLine(L.Callback):
         assert isinstance(module, TrainingModule)
         metrics = module.metrics
         bits = f"  bits/byte {metrics['val/bits_per_byte']:.3f}" if "val/bits_per_byte" in metrics else ""
+        train_loss = module.recent_train_loss
+        train = f"train loss {train_loss:.3f}  " if train_loss is not None else ""  # None before the first step
         log.info(
-            "step %d/%d  train loss %.3f  val loss %.3f  val perplexity %.1f%s",
-            *(trainer.global_step, trainer.max_steps, module.recent_train_loss),
+            "step %d/%d  %sval loss %.3f  val perplexity %.1f%s",
+            *(trainer.global_step, trainer.max_steps, train),
             *(metrics["val/loss"], metrics["val/perplexity"], bits),
         )
 
