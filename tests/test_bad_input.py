@@ -193,6 +193,7 @@ CASES = {
     "push to no one's name": (["export", "checkpoint=gpt2s", "to=out", "push_to=gpt2"], ["write user/name"]),
     "export below a file": (["export", "checkpoint=gpt2s", "to=poem.txt/out"], ["to=poem.txt/out cannot be written"]),
     "export of nothing": (["export", "checkpoint=./nothing", "to=out"], ["./nothing is neither"]),
+    "checkpoint without a name": (["generate", "prompt=a", "checkpoint="], ["the name of the model is empty"]),
     "export without a run": (["export", "to=out"], ["no run under outputs"]),
     "push without a login": (
         ["export", "checkpoint=gpt2s", "to=out", "push_to=me/mine"],

@@ -1,5 +1,7 @@
 """`gptlab export`, end to end."""
 
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -74,6 +76,24 @@ def test_an_export_can_be_exported(trained: Command) -> None:
     assert result.status == 0, result.err
     for name in ("model.safetensors", "config.json", "tokenizer.json", "tokenizer_config.json"):
         assert Path("one", name).read_bytes() == Path("two", name).read_bytes()
+
+
+def test_a_process_that_is_told_to_go_leaves_nothing_behind(trained: Command, workplace: Path) -> None:
+    code = """
+import os, signal
+import gptlab.checkpoint.export as export
+from gptlab.cli import main
+write = export.save_file
+def told_to_go(*arguments, **settings):
+    write(*arguments, **settings)
+    os.kill(os.getpid(), signal.SIGTERM)
+export.save_file = told_to_go
+raise SystemExit(main(["export", "to=out"]))
+"""
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert run.returncode == 143
+    assert run.stderr == "terminated\n"
+    assert sorted(path.name for path in workplace.iterdir()) == ["outputs", "poem.txt"]
 
 
 def test_push_to_uploads_what_was_written(

@@ -15,13 +15,10 @@ def is_reachable(url: str, seconds: float = PATIENCE) -> bool:
     HTTP clients give each address of a host a time of its own, and the look-up of its name any time that it takes:
     behind a firewall that drops packets, a minute can pass. This asks all addresses at once and looks at one clock.
     """
-    parts = urlsplit(url)
-    proxy = getproxies().get(parts.scheme) or getproxies().get("all")
-    if proxy is not None and parts.hostname is not None and not proxy_bypass(parts.hostname):
-        parts = urlsplit(proxy if "://" in proxy else f"http://{proxy}")
-    if parts.hostname is None:
+    try:
+        host, port = _place(url)
+    except ValueError:  # no address at all
         return False
-    host, port = parts.hostname, parts.port or (443 if parts.scheme == "https" else 80)
     has_answered, is_over = threading.Event(), threading.Event()
 
     def connect(address: tuple) -> None:
@@ -47,3 +44,14 @@ def is_reachable(url: str, seconds: float = PATIENCE) -> bool:
     threading.Thread(target=ask_all, daemon=True).start()
     is_over.wait(seconds)
     return has_answered.is_set()
+
+
+def _place(url: str) -> tuple[str, int]:
+    """Host and port to knock at: the URL's own, or its proxy's. Raises ValueError where there is none."""
+    parts = urlsplit(url)
+    proxy = getproxies().get(parts.scheme) or getproxies().get("all")
+    if proxy is not None and parts.hostname is not None and not proxy_bypass(parts.hostname):
+        parts = urlsplit(proxy if "://" in proxy else f"http://{proxy}")
+    if parts.hostname is None:
+        raise ValueError(url)
+    return parts.hostname, parts.port or (443 if parts.scheme == "https" else 80)

@@ -96,6 +96,18 @@ def test_a_revision_is_a_branch_a_tag_or_a_commit(hub: LocalHub, tmp_path: Path,
     assert len(gptlab.load(f"{name}@{old}").model.trunk.blocks) == 2
 
 
+def test_a_file_that_was_cut_short_is_thrown_away(hub: LocalHub, files: Path, name: str) -> None:
+    hub.add(name, files)
+    gptlab.load(name)
+    cached = next(
+        Path(os.environ["HF_HOME"]).glob(f"hub/models--{name.replace('/', '--')}/snapshots/*/model.safetensors")
+    )
+    cached.write_bytes(cached.read_bytes()[:-1000])
+    with pytest.raises(UserError, match=r"model\.safetensors from .* was damaged on its way, and is thrown away"):
+        gptlab.load(name)
+    assert torch.equal(weights_of(name), weights_of(files))
+
+
 def test_a_new_commit_is_noticed(hub: LocalHub, tmp_path: Path, files: Path, name: str) -> None:
     hub.add(name, files)
     gptlab.load(name)
@@ -235,7 +247,7 @@ def test_a_push_that_is_refused_says_what_the_hub_said(
     monkeypatch.setenv("HF_TOKEN", "hf_may-read")
     with pytest.raises(UserError, match=f"push_to={name}: the Hub refused .*403"):
         push(files, name)
-    for wrong in ("a/b/c", "user/model@v1", "with space/x", "gpt2"):
+    for wrong in ("a/b/c", "user/model@v1", "with space/x", "gpt2", "user/a--b", "user/x.git"):
         with pytest.raises(UserError, match="is no repository's name"):
             check_can_push(wrong)
 

@@ -116,6 +116,10 @@ DAMAGES = {
         lambda t: {**t, "score.weight": torch.zeros(2, 32)},
         "the tensor score.weight is none",
     ),
+    "not a number": (
+        lambda t: {**t, C_ATTN: torch.full((32, 96), torch.nan)},
+        f"the tensor {C_ATTN} holds nan or infinity",
+    ),
     "integers": (lambda t: {**t, C_ATTN: t[C_ATTN].to(torch.int8)}, f"{C_ATTN} holds torch.int8"),
     "another head than the config says": (
         lambda t: {**t, "lm_head.weight": torch.ones(61, 32)},
@@ -141,6 +145,8 @@ CONFIGS = {
     "scaled by layer": ({"scale_attn_by_inverse_layer_idx": True}, "scale_attn_by_inverse_layer_idx=True"),
     "another epsilon": ({"layer_norm_epsilon": 1e-6}, "layer_norm_epsilon=1e-06"),
     "no dropout at all": ({"resid_pdrop": None}, "resid_pdrop=None must be a number"),
+    "a class that is none": ({"model_type": None, "architectures": {"a": 1}}, "its architecture is unnamed"),
+    "a width beyond any machine": ({"n_embd": 2**62}, "its sizes are beyond any machine"),
     "layers without end": ({"n_layer": 10**12}, "it has 28 tensors for 1000000000000 layers"),
     "no layers": ({"n_layer": 0}, "n_layers=0 must be at least 1"),
     "words for numbers": ({"n_layer": "two"}, "n_layer='two' must be a whole number"),
@@ -210,6 +216,14 @@ def test_files_that_are_missing_truncated_or_pickles_are_named(tmp_path: Path) -
         (directory / "vocab.json").write_text('{"a": 0}')
         (directory / "merges.txt").write_text("#version: 0.2\nb c\n")
 
+    def pointer(directory: Path) -> None:
+        (directory / "model.safetensors").write_text("version https://git-lfs.github.com/spec/v1\noid sha256:0\n")
+
+    assert "only a pointer to the file: `git lfs pull` fetches it" in refused(pointer)
+    assert "config.json is damaged" in refused(
+        lambda directory: (directory / "config.json").write_text('{"a":' * 100_000)
+    )
+
     def added_in_the_wrong_place(directory: Path) -> None:
         tokenizer = BPETokenizer.train(["a"], vocab_size=257)
         tokenizer.to_tokenizers().model.save(str(directory))
@@ -234,6 +248,29 @@ def test_without_tokenizer_files_there_is_no_tokenizer(tmp_path: Path) -> None:
 def test_without_tokenizer_files_gpt2s_vocabulary_size_means_gpt2s_tokenizer(tmp_path: Path) -> None:
     save_gpt2(tmp_path, vocab_size=50257, n_embd=4)
     assert isinstance(gptlab.load(tmp_path).tokenizer, GPT2Tokenizer)
+
+
+@pytest.mark.parametrize(
+    ("file", "content"),
+    [
+        ("spiece.model", "x"),
+        ("vocab.txt", "a\nb"),
+        ("vocab.json", "{}"),
+        ("tokenizer_config.json", '{"tokenizer_class": "BertTokenizer"}'),
+    ],
+)
+def test_another_kind_of_tokenizer_is_not_taken_for_gpt2s(tmp_path: Path, file: str, content: str) -> None:
+    save_gpt2(tmp_path, vocab_size=50257, n_embd=4)
+    (tmp_path / file).write_text(content)
+    assert gptlab.load(tmp_path).tokenizer is None
+
+
+def test_a_prefix_space_is_heeded(tmp_path: Path) -> None:
+    bpe = BPETokenizer.train(["the cat sat on the mat, the cat sat"], vocab_size=264)
+    save_gpt2(tmp_path, vocab_size=bpe.vocab_size)
+    bpe.to_tokenizers().model.save(str(tmp_path))
+    (tmp_path / "tokenizer_config.json").write_text('{"add_prefix_space": true}')
+    assert gptlab.load(tmp_path).needed_tokenizer().encode("the cat") == bpe.encode(" the cat")
 
 
 def test_any_tokenizer_file_is_read(tmp_path: Path) -> None:

@@ -116,5 +116,5 @@ def _use(loaded: Loaded, address: str, has_tokenizer: bool) -> str:
         f"model = AutoModelForCausalLM.from_pretrained({address!r})\n"
         f'ids = tokenizer({loaded.example_prompt()!r}, return_tensors="pt")\n'
         "print(tokenizer.decode(model.generate(**ids, max_new_tokens=50)[0]))\n```\n\n"
-        f"or `gptlab generate checkpoint={address} prompt={shlex.quote(loaded.example_prompt())}`.\n"
+        f"or `gptlab generate checkpoint={shlex.quote(address)} prompt={shlex.quote(loaded.example_prompt())}`.\n"
     )

@@ -62,7 +62,7 @@ def export(loaded: Loaded, to: str, *, address: str) -> list[str]:
         for name, text in tokenizer.items():
             (partial / name).write_text(text, encoding="utf-8")
         curves = loaded.path.parent.parent / CURVES
-        if loaded.path.parent.name == "checkpoints" and curves.is_file():
+        if loaded.path.parent.name == "checkpoints" and os.access(curves, os.R_OK):
             shutil.copyfile(curves, partial / CURVES)
         shutil.copymode(partial / CONFIG, partial / WEIGHTS)  # safetensors makes files that only their owner reads
         card = model_card(
@@ -72,7 +72,7 @@ def export(loaded: Loaded, to: str, *, address: str) -> list[str]:
             has_tokenizer=bool(tokenizer),
             has_curves=(partial / CURVES).is_file(),
         )
-        (partial / CARD).write_text(card, encoding="utf-8")
+        (partial / CARD).write_text(card, encoding="utf-8", errors="replace")
     return complaints
 
 

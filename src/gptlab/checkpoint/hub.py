@@ -6,8 +6,12 @@ on this machine hold here as they do elsewhere.
 
 import io
 import re
+import signal
 import sys
+import threading
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from fnmatch import fnmatch
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeGuard
@@ -66,7 +70,9 @@ def download(name: str) -> Path:
     if constants.HF_HUB_OFFLINE:
         return _from_cache(repository, revision, name, because="HF_HUB_OFFLINE is set")
     if not is_reachable(constants.ENDPOINT):
-        return _from_cache(repository, revision, name, because=f"{constants.ENDPOINT} cannot be reached")
+        return _from_cache(
+            repository, revision, name, because=f"{constants.ENDPOINT or 'HF_ENDPOINT='} cannot be reached"
+        )
     at = f"{constants.ENDPOINT}/{repository}"
     try:
         info = HfApi().model_info(repository, revision=revision, timeout=TIMEOUT, files_metadata=True)
@@ -82,37 +88,79 @@ def download(name: str) -> Path:
         raise UserError(f"{name} is no file or directory here, and no repository's name: {error}") from None
     except (HTTPError, OfflineModeIsEnabled, OSError, ValueError) as error:
         return _from_cache(repository, revision, name, because=f"{at} answered {_first_line(error)}")
+    except (AttributeError, KeyError, TypeError):
+        return _from_cache(repository, revision, name, because=f"{at} answered what no Hub does")
     return _fetch(repository, revision, info, name, at)
 
 
 def _fetch(repository: str, revision: str, info: "ModelInfo", name: str, at: str) -> Path:
     """Download what the cache lacks of a repository that is known to be there."""
-    from huggingface_hub import snapshot_download, try_to_load_from_cache
+    from huggingface_hub import constants, snapshot_download, try_to_load_from_cache
     from huggingface_hub.errors import GatedRepoError, HTTPError
+    from huggingface_hub.utils import logging as client_logging
 
-    sizes = {sibling.rfilename: sibling.size or 0 for sibling in info.siblings or ()}
-    _check_files(set(sizes), name, at)
-    missing = [
-        file
-        for file in sizes
-        if any(fnmatch(file, pattern) for pattern in FILES)
-        and not isinstance(try_to_load_from_cache(repository, file, revision=info.sha), str)
-    ]
-    if missing:
-        n_megabytes = sum(sizes[file] for file in missing) / 1e6
-        print(f"downloading {repository}, {n_megabytes:,.1f} MB", file=sys.stderr, flush=True)
-    bars = _progress()
+    sizes = {
+        sibling.rfilename: sibling.size or 0
+        for sibling in info.siblings or ()
+        if any(fnmatch(sibling.rfilename, pattern) for pattern in FILES)
+    }
+    _check_files({sibling.rfilename for sibling in info.siblings or ()}, name, at)
+    progress = _progress()
+    said = client_logging.get_verbosity()
+    client_logging.set_verbosity_error()  # it goes on by itself where a connection is lost, and would tell each time
     try:
-        path = snapshot_download(repository, revision=revision, allow_patterns=list(FILES), tqdm_class=bars)
+        missing = [
+            file for file in sizes if not isinstance(try_to_load_from_cache(repository, file, revision=info.sha), str)
+        ]
+        if missing:
+            n_megabytes = sum(sizes[file] for file in missing) / 1e6
+            print(f"downloading {repository}, {n_megabytes:,.1f} MB", file=sys.stderr, flush=True)
+        with _leaving_at_once(progress):
+            path = snapshot_download(repository, revision=revision, allow_patterns=list(FILES), tqdm_class=progress)
     except GatedRepoError:  # the Hub lists the files of such a repository to everyone
         raise UserError(_gated(name, at)) from None
     except (HTTPError, OSError, ValueError) as error:
+        if isinstance(error, OSError) and not isinstance(error, HTTPError) and error.errno is not None:
+            cache = constants.HF_HUB_CACHE
+            raise UserError(
+                f"{name}: the Hub's cache {cache} cannot be used ({error.strerror}): set HF_HOME to another directory"
+            ) from None
         raise UserError(
             f"{name}: the download from {at} broke off ({_first_line(error)}): run it again, whole files are kept"
         ) from None
     finally:
-        bars.finish()
+        client_logging.set_verbosity(said)
+        progress.finish()
+    _check_sizes(Path(path), sizes, name, at)
     return Path(path)
+
+
+def _check_sizes(directory: Path, sizes: dict[str, int], name: str, at: str) -> None:
+    """Raises UserError where a cached file is not as long as the Hub says, and takes it out of the cache."""
+    for file, n_bytes in sizes.items():
+        path = directory / file
+        if n_bytes and path.is_file() and path.stat().st_size != n_bytes:
+            path.resolve().unlink()
+            path.unlink(missing_ok=True)
+            raise UserError(f"{name}: {file} from {at} was damaged on its way, and is thrown away: run it again")
+
+
+@contextmanager
+def _leaving_at_once(progress: Any) -> Iterator[None]:
+    """Ctrl-C ends the download's threads too: the client would wait until they have the whole file."""
+    if threading.current_thread() is not threading.main_thread():  # no other may install handlers
+        yield
+        return
+
+    def stop(number: int, frame: object) -> None:
+        progress.is_stopped = True
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGINT, stop)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def _check_files(files: set[str], name: str, at: str) -> None:
@@ -135,10 +183,15 @@ def _progress() -> Any:
 
     class Bytes(tqdm):
         last_line = time.monotonic()
-        is_over = False
+        is_over = is_stopped = False
 
         def __init__(self, *args: Any, **kwargs: Any) -> None:
             super().__init__(*args, **{**kwargs, "file": io.StringIO()})  # its own writing goes nowhere
+
+        def update(self, n: float | None = 1) -> bool | None:
+            if Bytes.is_stopped:
+                raise KeyboardInterrupt
+            return super().update(n)
 
         def display(self, msg: str | None = None, pos: int | None = None) -> None:
             now = time.monotonic()
@@ -203,7 +256,13 @@ def _first_line(error: BaseException) -> str:
 def check_can_push(repository: str) -> None:
     """What can be known before anything is written. Raises UserError where an upload cannot succeed."""
     from huggingface_hub import constants, get_token
+    from huggingface_hub.errors import HFValidationError
+    from huggingface_hub.utils import validate_repo_id
 
+    try:
+        validate_repo_id(repository)
+    except HFValidationError as error:
+        raise UserError(f"push_to={repository} is no repository's name: {_first_line(error)}") from None
     if not is_repository(repository) or repository.count("/") != 1 or "@" in repository:
         raise UserError(f"push_to={repository} is no repository's name: write user/name")
     if constants.HF_HUB_OFFLINE:
@@ -227,6 +286,6 @@ def push(directory: Path, repository: str) -> str:
     try:
         address = api.create_repo(repository, exist_ok=True)
         api.upload_folder(repo_id=address.repo_id, folder_path=directory, commit_message="Upload from gptlab")
-    except (HTTPError, OSError, ValueError) as error:
+    except (HTTPError, OSError, ValueError, AttributeError, KeyError, TypeError) as error:
         raise UserError(f"push_to={repository}: the Hub refused ({_first_line(error)})") from None
     return str(address)

@@ -20,9 +20,16 @@ from gptlab.tokenizer.hugging_face import HuggingFaceTokenizer
 CONFIG, WEIGHTS, INDEX = "config.json", "model.safetensors", "model.safetensors.index.json"
 TOKENIZER, TOKENIZER_CONFIG = "tokenizer.json", "tokenizer_config.json"
 VOCABULARY, MERGES, ADDED = "vocab.json", "merges.txt", "added_tokens.json"
-FILES = (CONFIG, WEIGHTS, INDEX, "model-*-of-*.safetensors", TOKENIZER, TOKENIZER_CONFIG, VOCABULARY, MERGES, ADDED)
-"""All that is ever read, as patterns."""
+OTHER_TOKENIZERS = ("spiece.model", "tokenizer.model", "sentencepiece.bpe.model", "vocab.txt")
+"""Of kinds that are not read here; where one lies, GPT-2's is not meant."""
 
+FILES = (
+    *(CONFIG, WEIGHTS, INDEX, "model-*-of-*.safetensors"),
+    *(TOKENIZER, TOKENIZER_CONFIG, VOCABULARY, MERGES, ADDED, *OTHER_TOKENIZERS),
+)
+"""All that is ever looked at, as patterns."""
+
+LFS_POINTER = b"version https://git-lfs"
 PICKLES = ("pytorch_model.bin", "pytorch_model.bin.index.json", "tf_model.h5", "flax_model.msgpack")
 GPT2_VOCABULARY_SIZE = 50257
 
@@ -56,6 +63,8 @@ def load_directory(directory: Path, name: str) -> Loaded:
             model = build.meta_model(config, vocab_size)
         except UserError as error:
             raise UserError(f"{name} cannot be read: by its config.json, {error}") from None
+        except (RuntimeError, TypeError, OverflowError):
+            raise UserError(f"{name} cannot be read: by its config.json, its sizes are beyond any machine") from None
         try:
             weights = gpt2.read_weights(model, names, read)
         except ValueError as error:
@@ -81,7 +90,7 @@ def _read_json(path: Path, name: str) -> dict[str, Any]:
         content = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise UserError(f"{name} has no {path.name}") from None
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         reason = error.strerror if isinstance(error, OSError) else "it is no JSON"
         raise UserError(f"{name} cannot be read: {path.name} is damaged ({reason})") from None
     if not isinstance(content, dict):
@@ -115,13 +124,17 @@ def _open(directory: Path, file: str, name: str) -> Any:
     if not path.is_file():
         raise UserError(f"{name} {why_no_weights({found.name for found in directory.iterdir()}, file)}")
     try:
+        with path.open("rb") as opened:
+            start = opened.read(len(LFS_POINTER))
         return safe_open(path, framework="pt", device="cpu")
     except OSError as error:
         raise UserError(f"{name} cannot be read: {file}: {error.strerror or error}") from None
     except SafetensorError as error:
-        with path.open("rb") as start:
-            is_pickle = start.read(2) in (b"PK", b"\x80\x02", b"\x80\x04")
-        what = "a pickle under another name" if is_pickle else f"truncated or damaged ({str(error).splitlines()[0]})"
+        what = f"truncated or damaged ({str(error).splitlines()[0]})"
+        if start.startswith((b"PK", b"\x80\x02", b"\x80\x04")):
+            what = "a pickle under another name"
+        if start == LFS_POINTER:
+            what = "only a pointer to the file: `git lfs pull` fetches it"
         raise UserError(f"{name} cannot be read: {file} is {what}") from None
 
 
@@ -141,13 +154,16 @@ def _read_tokenizer(directory: Path, theirs: dict[str, Any], vocab_size: int, na
 
     Without tokenizer files, GPT-2's where the vocabulary has its size, else None.
     """
+    settings = _read_json(directory / TOKENIZER_CONFIG, name) if (directory / TOKENIZER_CONFIG).is_file() else {}
+    another = any((directory / file).exists() for file in (VOCABULARY, MERGES, *OTHER_TOKENIZERS))
+    another = another or not str(settings.get("tokenizer_class", "GPT2")).startswith("GPT2")
     try:
         if (directory / TOKENIZER).is_file():
             text = (directory / TOKENIZER).read_text(encoding="utf-8")
-            tokenizer = _from_one_file(text, directory, theirs, name)
+            tokenizer = _from_one_file(text, settings, theirs)
         elif (directory / VOCABULARY).is_file() and (directory / MERGES).is_file():
-            tokenizer = _from_two_files(directory, theirs, vocab_size, name)
-        elif vocab_size == GPT2_VOCABULARY_SIZE:
+            tokenizer = _from_two_files(directory, settings, theirs, vocab_size, name)
+        elif vocab_size == GPT2_VOCABULARY_SIZE and not another:
             tokenizer = GPT2Tokenizer()
         else:
             return None
@@ -160,7 +176,7 @@ def _read_tokenizer(directory: Path, theirs: dict[str, Any], vocab_size: int, na
     return tokenizer
 
 
-def _from_one_file(text: str, directory: Path, theirs: dict[str, Any], name: str) -> Tokenizer:
+def _from_one_file(text: str, settings: dict[str, Any], theirs: dict[str, Any]) -> Tokenizer:
     any_kind = HuggingFaceTokenizer(json=text, eot=None)
     content = json.loads(any_kind.to_tokenizers().to_str())  # as the library writes it, with every key
     model, before = content["model"], content["pre_tokenizer"] or {}
@@ -169,27 +185,30 @@ def _from_one_file(text: str, directory: Path, theirs: dict[str, Any], name: str
     plain = before.get("type") == "ByteLevel" and not before["add_prefix_space"] and content["normalizer"] is None
     if plain and added == [EOT] and is_gpt2s(merges) and _in_gpt2s_order(model["vocab"], merges):
         return GPT2Tokenizer(merges="\n".join(merges))
-    return HuggingFaceTokenizer(json=text, eot=_eot(any_kind, directory, theirs, name))
+    return HuggingFaceTokenizer(json=text, eot=_eot(any_kind, settings, theirs))
 
 
-def _from_two_files(directory: Path, theirs: dict[str, Any], vocab_size: int, name: str) -> Tokenizer:
+def _from_two_files(
+    directory: Path, settings: dict[str, Any], theirs: dict[str, Any], vocab_size: int, name: str
+) -> Tokenizer:
     vocabulary = _read_json(directory / VOCABULARY, name)
     added = _read_json(directory / ADDED, name) if (directory / ADDED).is_file() else {}
     merges = merge_lines((directory / MERGES).read_text(encoding="utf-8"))
-    if is_gpt2s(merges) and _in_gpt2s_order({**vocabulary, **added}, merges):
+    prefix_space = settings.get("add_prefix_space") is True
+    if is_gpt2s(merges) and _in_gpt2s_order({**vocabulary, **added}, merges) and not prefix_space:
         return GPT2Tokenizer(merges="\n".join(merges))
     if EOT not in vocabulary and len(vocabulary) + len(added) < vocab_size:  # the model has room for it
         added = {EOT: len(vocabulary), **added}
     special = dict.fromkeys([*([EOT] if EOT in vocabulary else []), *sorted(added, key=added.__getitem__)])
     pairs = [(left, right) for left, _, right in (merge.partition(" ") for merge in merges)]
     try:
-        text = byte_level_bpe(vocabulary, pairs, special=special).to_str()
+        text = byte_level_bpe(vocabulary, pairs, special=special, add_prefix_space=prefix_space).to_str()
     except Exception as error:  # the library raises nothing narrower
         raise ValueError(f"({VOCABULARY}, {MERGES}) does not fit together: {error}") from None
     any_kind = HuggingFaceTokenizer(json=text, eot=None)
     if any(any_kind.id_of(token) != id_ for token, id_ in added.items()):
         raise ValueError(f"{ADDED} does not go on where {VOCABULARY} ends")
-    return HuggingFaceTokenizer(json=text, eot=_eot(any_kind, directory, theirs, name))
+    return HuggingFaceTokenizer(json=text, eot=_eot(any_kind, settings, theirs))
 
 
 def _in_gpt2s_order(vocabulary: dict[str, int], merges: list[str]) -> bool:
@@ -199,12 +218,14 @@ def _in_gpt2s_order(vocabulary: dict[str, int], merges: list[str]) -> bool:
     return {**vocabulary, EOT: expected[EOT]} == expected
 
 
-def _eot(tokenizer: HuggingFaceTokenizer, directory: Path, theirs: dict[str, Any], name: str) -> int | None:
+def _eot(tokenizer: HuggingFaceTokenizer, settings: dict[str, Any], theirs: dict[str, Any]) -> int | None:
     """The id of the end-of-text token: as tokenizer_config.json names it, `<|endoftext|>`, or as config.json does."""
-    settings = _read_json(directory / TOKENIZER_CONFIG, name) if (directory / TOKENIZER_CONFIG).is_file() else {}
     named = settings.get("eos_token")
     for token in (named.get("content") if isinstance(named, dict) else named, EOT):
         if isinstance(token, str) and (id_ := tokenizer.id_of(token)) is not None:
             return id_
-    id_ = theirs.get("eos_token_id")
-    return id_ if isinstance(id_, int) and 0 <= id_ < tokenizer.vocab_size else None
+    ids = theirs.get("eos_token_id")
+    for id_ in ids if isinstance(ids, list) else [ids]:
+        if isinstance(id_, int) and not isinstance(id_, bool) and 0 <= id_ < tokenizer.vocab_size:
+            return id_
+    return None

@@ -42,7 +42,7 @@ class Loaded:
         return self.tokenizer
 
     def example_prompt(self) -> str:
-        """A text that the tokenizer knows, for commands to paste."""
+        """A text that the tokenizer knows, for commands to paste; empty where none can be thought of."""
         samples = (self.config.get("callbacks") or {}).get("samples") or {}
         for prompt in (samples.get("prompt"), "Once upon a time", "Once"):
             with suppress(ValueError):

@@ -20,6 +20,8 @@ def load(source: str | Path) -> Loaded:
     """
     name = str(source)
     path = Path(source).expanduser()
+    if not name:
+        raise UserError("the name of the model is empty: a run, a Hugging Face directory, or a Hub id such as gpt2")
     if path.is_file():
         return run.load_file(path, name)
     if path.is_dir():

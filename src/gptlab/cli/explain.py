@@ -40,7 +40,7 @@ def explain(error: Exception, config_name: str, arguments: list[str]) -> str | N
     """One sentence for a user's mistake, None for anything else."""
     if isinstance(error, UserError):
         return str(error)
-    if isinstance(error, OSError) and error.errno == errno.ENAMETOOLONG:
+    if isinstance(error, OSError) and error.errno in (errno.ENAMETOOLONG, errno.EACCES, errno.EPERM):
         return f"{error.filename}: {error.strerror}"
     if isinstance(error, RuntimeError) and "home directory" in str(error):  # Path.expanduser
         return f"{error}: write the path without ~"

@@ -1,6 +1,11 @@
 """`gptlab export`: hand a model on, in the format that the rest of the ecosystem opens."""
 
 import shlex
+import signal
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from omegaconf import DictConfig
@@ -29,7 +34,8 @@ def run_export(cfg: DictConfig) -> int:
     loaded = load(settings.checkpoint if settings.checkpoint is not None else newest_run(Path("outputs")))
     print(f"exporting {settings.checkpoint or shortened(loaded.path)}", flush=True)
     address = settings.push_to if settings.push_to is not None else directory.name
-    complaints = export(loaded, settings.to, address=address)
+    with _cleaning_up():
+        complaints = export(loaded, settings.to, address=address)
     place = shortened(directory)
     for path in sorted(directory.iterdir()):
         print(f"  {place}/{path.name}  {path.stat().st_size:,} bytes")
@@ -44,9 +50,28 @@ def run_export(cfg: DictConfig) -> int:
         except UserError as error:
             raise UserError(f"{error}; {place} is whole, once more: {upload}") from None
     print("\nnext:")
-    if not complaints:
-        print(f"  {command_line('generate', checkpoint=settings.push_to or place, prompt=loaded.example_prompt())}")
+    prompt = loaded.example_prompt() if not complaints else ""
+    if prompt:
+        print(f"  {command_line('generate', checkpoint=settings.push_to or place, prompt=prompt)}")
     print(f"  look at {place}/README.md: it states no license yet")
     if settings.push_to is None:
         print(f"  {upload}")
     return 0
+
+
+@contextmanager
+def _cleaning_up() -> Iterator[None]:
+    """A process that is told to go (SIGTERM), or whose terminal is closed (SIGHUP), leaves no half of a directory."""
+
+    def leave(number: int, frame: object) -> None:
+        print("terminated", file=sys.stderr)
+        raise SystemExit(128 + number)
+
+    numbers = [getattr(signal, name) for name in ("SIGTERM", "SIGHUP") if hasattr(signal, name)]
+    in_main_thread = threading.current_thread() is threading.main_thread()  # no other may install handlers
+    before = {number: signal.signal(number, leave) for number in numbers} if in_main_thread else {}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

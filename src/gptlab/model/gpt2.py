@@ -88,7 +88,9 @@ def sizes(config: dict[str, Any]) -> dict[str, Any]:
     Raises:
         ValueError: where it describes another architecture, or a GPT-2 whose arithmetic is not the published one.
     """
-    architecture = config.get("model_type") or (config.get("architectures") or ["unnamed"])[0]
+    classes = config.get("architectures")
+    named_class = classes[0] if isinstance(classes, list) and classes else "unnamed"
+    architecture = config.get("model_type") or named_class
     if not (architecture == "gpt2" or str(architecture).startswith("GPT2")):
         raise ValueError(f"its architecture is {architecture}, and only gpt2 can be read")
     for name, allowed in FIXED.items():
@@ -178,6 +180,8 @@ def read_weights(model: GPT, names: Iterable[str], read: Callable[[str], Tensor]
         if tuple(tensor.shape) != needed:
             raise ValueError(f"the tensor {row.theirs} has the shape {tuple(tensor.shape)}, not {needed}")
         weights[row.ours] = (tensor.t() if row.transposed else tensor).to(torch.float32).contiguous()
+        if not weights[row.ours].sum().isfinite():
+            raise ValueError(f"the tensor {row.theirs} holds nan or infinity")
     if tied and HEAD.theirs in as_written:  # some files hold the one tensor twice
         head = read(as_written[HEAD.theirs])
         if not torch.equal(head.to(torch.float32), weights["trunk.token_embedding.weight"]):

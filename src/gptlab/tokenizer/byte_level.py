@@ -32,7 +32,11 @@ def unspell(written: str) -> bytes:
 
 
 def byte_level_bpe(
-    ids: Mapping[str, int], merges: Iterable[tuple[str, str]], *, special: Iterable[str] = (EOT,)
+    ids: Mapping[str, int],
+    merges: Iterable[tuple[str, str]],
+    *,
+    special: Iterable[str] = (EOT,),
+    add_prefix_space: bool = False,
 ) -> "tokenizers.Tokenizer":
     """Byte-level BPE with GPT-2's pattern, for the `tokenizers` library.
 
@@ -40,12 +44,15 @@ def byte_level_bpe(
         ids: of each token, spelt.
         merges: the pairs that are joined, spelt, in the order in which they were learnt.
         special: control tokens; those that have no id yet get the next ones.
+        add_prefix_space: whether a text begins as if a space stood before it (GPT-2's does not).
     """
     import tokenizers
     from tokenizers import decoders, models, pre_tokenizers
 
     tokenizer = tokenizers.Tokenizer(models.BPE(vocab=dict(ids), merges=list(merges)))
-    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=True)  # GPT-2's pattern
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(
+        add_prefix_space=add_prefix_space, use_regex=True
+    )  # GPT-2's pattern
     tokenizer.decoder = decoders.ByteLevel()
     tokenizer.add_special_tokens([tokenizers.AddedToken(token, special=True, normalized=False) for token in special])
     return tokenizer

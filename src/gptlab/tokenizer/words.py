@@ -89,7 +89,7 @@ def word_level(id_of: dict[str, int], *, unk: str | None) -> "tokenizers.Tokeniz
             pre_tokenizers.Split(tokenizers.Regex(r'[,.:;?_!"()\']|--'), "isolated"),
         ]
     )
-    no_prefix = "\uffff"  # no word begins with this, so a space goes in front of each
+    no_prefix = "\n"  # no word begins with white space, so a space goes in front of each
     one_space = decoders.WordPiece(prefix=no_prefix, cleanup=False)
     none_before = [decoders.Replace(f" {sign}", sign) for sign in ",.:;?_!\"()'"]
     tokenizer.decoder = decoders.Sequence([one_space, decoders.Fuse(), *none_before])
