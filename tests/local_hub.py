@@ -43,6 +43,7 @@ class Repository:
 
 class LocalHub(ThreadingHTTPServer):
     daemon_threads = True
+    cache: tempfile.TemporaryDirectory
 
     def __init__(self) -> None:
         super().__init__(("127.0.0.1", 0), Handler)
@@ -218,5 +219,6 @@ def the_hub() -> LocalHub:
     for variable in ("HF_TOKEN", "HF_HUB_CACHE", "HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE"):
         os.environ.pop(variable, None)
     os.environ["HF_ENDPOINT"] = hub.address
-    os.environ["HF_HOME"] = tempfile.mkdtemp(prefix="gptlab-hub-cache-")
+    hub.cache = tempfile.TemporaryDirectory(prefix="gptlab-hub-cache-")  # gone with the session
+    os.environ["HF_HOME"] = hub.cache.name
     return hub
