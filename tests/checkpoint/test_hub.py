@@ -194,7 +194,7 @@ def test_progress_is_a_line_now_and_then_where_there_is_no_terminal(
     save_gpt2(tmp_path / "large", n_embd=256, n_layer=8)
     hub.add(name, tmp_path / "large")
     ticks = itertools.count(0, 60)
-    monkeypatch.setattr("gptlab.checkpoint.hub.time.monotonic", lambda: float(next(ticks)))
+    monkeypatch.setattr("gptlab.checkpoint.progress.time.monotonic", lambda: float(next(ticks)))
     capsys.readouterr()
     gptlab.load(name)
     lines = capsys.readouterr().err.splitlines()

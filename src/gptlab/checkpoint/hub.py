@@ -4,19 +4,14 @@ Everything goes through the huggingface_hub client, so that its cache, HF_ENDPOI
 on this machine hold here as they do elsewhere.
 """
 
-import io
 import re
-import signal
 import sys
-import threading
-import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from fnmatch import fnmatch
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeGuard
+from typing import TYPE_CHECKING, TypeGuard
 
 from gptlab.checkpoint.hugging_face import CONFIG, FILES, INDEX, MERGES, TOKENIZER, VOCABULARY, WEIGHTS, why_no_weights
+from gptlab.checkpoint.progress import leaving_at_once, progress_bar
 from gptlab.errors import UserError
 from gptlab.network import is_reachable
 
@@ -100,12 +95,12 @@ def _fetch(repository: str, revision: str, info: "ModelInfo", name: str, at: str
     from huggingface_hub.utils import logging as client_logging
 
     sizes = {
-        sibling.rfilename: sibling.size or 0
+        sibling.rfilename: (sibling.lfs.size if sibling.lfs is not None else sibling.size) or 0
         for sibling in info.siblings or ()
         if any(fnmatch(sibling.rfilename, pattern) for pattern in FILES)
     }
     _check_files({sibling.rfilename for sibling in info.siblings or ()}, name, at)
-    progress = _progress()
+    progress = progress_bar()
     said = client_logging.get_verbosity()
     client_logging.set_verbosity_error()  # it goes on by itself where a connection is lost, and would tell each time
     try:
@@ -115,7 +110,7 @@ def _fetch(repository: str, revision: str, info: "ModelInfo", name: str, at: str
         if missing:
             n_megabytes = sum(sizes[file] for file in missing) / 1e6
             print(f"downloading {repository}, {n_megabytes:,.1f} MB", file=sys.stderr, flush=True)
-        with _leaving_at_once(progress):
+        with leaving_at_once(progress):
             path = snapshot_download(repository, revision=revision, allow_patterns=list(FILES), tqdm_class=progress)
     except GatedRepoError:  # the Hub lists the files of such a repository to everyone
         raise UserError(_gated(name, at)) from None
@@ -145,70 +140,12 @@ def _check_sizes(directory: Path, sizes: dict[str, int], name: str, at: str) -> 
             raise UserError(f"{name}: {file} from {at} was damaged on its way, and is thrown away: run it again")
 
 
-@contextmanager
-def _leaving_at_once(progress: Any) -> Iterator[None]:
-    """Ctrl-C ends the download's threads too: the client would wait until they have the whole file."""
-    if threading.current_thread() is not threading.main_thread():  # no other may install handlers
-        yield
-        return
-
-    def stop(number: int, frame: object) -> None:
-        progress.is_stopped = True
-        raise KeyboardInterrupt
-
-    before = signal.signal(signal.SIGINT, stop)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGINT, before)
-
-
 def _check_files(files: set[str], name: str, at: str) -> None:
     """Raises UserError where there is no model to read, before anything is fetched."""
     if CONFIG not in files:
         raise UserError(f"{name}: {at} has no {CONFIG}, so it is no model in Hugging Face's format")
     if not files & {WEIGHTS, INDEX}:
         raise UserError(f"{name}: {at} {why_no_weights(files)}")
-
-
-def _progress() -> Any:
-    """A progress bar for the client to fill: one line that moves in a terminal, one every ten seconds elsewhere.
-
-    The client makes several bars, which count the same bytes in several ways; they share one clock, so one line shows.
-    """
-    from tqdm import tqdm
-
-    moves = sys.stderr.isatty()
-    seconds = 0.2 if moves else 10
-
-    class Bytes(tqdm):
-        last_line = time.monotonic()
-        is_over = is_stopped = False
-
-        def __init__(self, *args: Any, **kwargs: Any) -> None:
-            super().__init__(*args, **{**kwargs, "file": io.StringIO()})  # its own writing goes nowhere
-
-        def update(self, n: float | None = 1) -> bool | None:
-            if Bytes.is_stopped:
-                raise KeyboardInterrupt
-            return super().update(n)
-
-        def display(self, msg: str | None = None, pos: int | None = None) -> None:
-            now = time.monotonic()
-            due = self.unit == "B" and self.total and self.n and now - Bytes.last_line >= seconds
-            if due and not Bytes.is_over:
-                Bytes.last_line = now
-                line = f"  {self.n / 1e6:,.0f} of {self.total / 1e6:,.0f} MB"
-                print(f"\r{line}" if moves else line, end="" if moves else "\n", file=sys.stderr, flush=True)
-
-        @staticmethod
-        def finish() -> None:
-            """Bars may outlive the download; the line shall not."""
-            Bytes.is_over = True
-            if moves:
-                print("\r" + " " * 30, end="\r", file=sys.stderr, flush=True)
-
-    return Bytes
 
 
 def _from_cache(repository: str, revision: str, name: str, *, because: str) -> Path:
