@@ -9,7 +9,6 @@ import yaml
 
 from gptlab.checkpoint.hub import is_repository, repository_of
 from gptlab.checkpoint.loaded import Loaded
-from gptlab.model import gpt2
 
 
 def model_card(loaded: Loaded, *, title: str, address: str, has_tokenizer: bool, has_curves: bool) -> str:
@@ -60,11 +59,11 @@ def _sizes(loaded: Loaded) -> dict[str, str]:
     return {
         "parameters": f"{sum(parameter.numel() for parameter in model.parameters()):,}",
         "n_layers": str(len(model.trunk.blocks)),
-        "n_heads": str(gpt2.config(model, eot=None)["n_head"]),
+        "n_heads": str(loaded.config["model"]["n_heads"]),
         "d_model": f"{model.head.in_features:,}",
         "context_length": f"{model.context_length:,} tokens",
         "vocab_size": f"{model.head.out_features:,}",
-        "head": "tied to the token embedding" if gpt2.is_tied(model) else "of its own",
+        "head": "tied to the token embedding" if model.is_tied else "of its own",
         "tokenizer": tokenizer,
     }
 

@@ -65,9 +65,8 @@ def download(name: str) -> Path:
     if constants.HF_HUB_OFFLINE:
         return _from_cache(repository, revision, name, because="HF_HUB_OFFLINE is set")
     if not is_reachable(constants.ENDPOINT):
-        return _from_cache(
-            repository, revision, name, because=f"{constants.ENDPOINT or 'HF_ENDPOINT='} cannot be reached"
-        )
+        endpoint = constants.ENDPOINT or "an empty HF_ENDPOINT"
+        return _from_cache(repository, revision, name, because=f"{endpoint} cannot be reached")
     at = f"{constants.ENDPOINT}/{repository}"
     try:
         info = HfApi().model_info(repository, revision=revision, timeout=TIMEOUT, files_metadata=True)

@@ -177,15 +177,26 @@ def _read_tokenizer(directory: Path, theirs: dict[str, Any], vocab_size: int, na
 
 
 def _from_one_file(text: str, settings: dict[str, Any], theirs: dict[str, Any]) -> Tokenizer:
-    any_kind = HuggingFaceTokenizer(json=text, eot=None)
-    content = json.loads(any_kind.to_tokenizers().to_str())  # as the library writes it, with every key
-    model, before = content["model"], content["pre_tokenizer"] or {}
-    merges = [merge if isinstance(merge, str) else " ".join(merge) for merge in model.get("merges", ())]
-    added = [token["content"] for token in content["added_tokens"]]
-    plain = before.get("type") == "ByteLevel" and not before["add_prefix_space"] and content["normalizer"] is None
-    if plain and added == [EOT] and is_gpt2s(merges) and _in_gpt2s_order(model["vocab"], merges):
+    merges = _gpt2s_merges(text)
+    if merges is not None:
         return GPT2Tokenizer(merges="\n".join(merges))
-    return HuggingFaceTokenizer(json=text, eot=_eot(any_kind, settings, theirs))
+    tokenizer = HuggingFaceTokenizer(json=text, eot=None)
+    tokenizer.eot = _eot(tokenizer, settings, theirs)
+    return tokenizer
+
+
+def _gpt2s_merges(text: str) -> list[str] | None:
+    """The merges of a tokenizer.json that is GPT-2's in every respect; None of any other."""
+    try:
+        content = json.loads(text)
+        model, before = content["model"], content["pre_tokenizer"]
+        merges = [merge if isinstance(merge, str) else " ".join(merge) for merge in model["merges"]]
+        added = [token["content"] for token in content["added_tokens"]]
+        plain = before["type"] == "ByteLevel" and not before["add_prefix_space"] and content["normalizer"] is None
+        is_it = plain and added == [EOT] and is_gpt2s(merges) and _in_gpt2s_order(model["vocab"], merges)
+    except (KeyError, TypeError, ValueError, RecursionError):  # of another form: the library shall say what it is
+        return None
+    return merges if is_it else None
 
 
 def _from_two_files(
@@ -205,10 +216,11 @@ def _from_two_files(
         text = byte_level_bpe(vocabulary, pairs, special=special, add_prefix_space=prefix_space).to_str()
     except Exception as error:  # the library raises nothing narrower
         raise ValueError(f"({VOCABULARY}, {MERGES}) does not fit together: {error}") from None
-    any_kind = HuggingFaceTokenizer(json=text, eot=None)
-    if any(any_kind.id_of(token) != id_ for token, id_ in added.items()):
+    tokenizer = HuggingFaceTokenizer(json=text, eot=None)
+    if any(tokenizer.id_of(token) != id_ for token, id_ in added.items()):
         raise ValueError(f"{ADDED} does not go on where {VOCABULARY} ends")
-    return HuggingFaceTokenizer(json=text, eot=_eot(any_kind, settings, theirs))
+    tokenizer.eot = _eot(tokenizer, settings, theirs)
+    return tokenizer
 
 
 def _in_gpt2s_order(vocabulary: dict[str, int], merges: list[str]) -> bool:

@@ -58,7 +58,7 @@ def filled(model: GPT, weights: dict[str, Tensor]) -> GPT:
     Raises:
         RuntimeError: where names or shapes differ.
     """
-    tied = model.head.weight is model.trunk.token_embedding.weight
+    tied = model.is_tied
     weights = {name: weight.to(torch.float32) for name, weight in weights.items()}  # a run may have kept bfloat16
     if tied:
         weights = {**weights, "head.weight": weights["trunk.token_embedding.weight"]}

@@ -3,11 +3,11 @@
 import io
 import signal
 import sys
-import threading
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from typing import Any
+
+from gptlab.signals import answering
 
 
 def progress_bar() -> Any:
@@ -50,19 +50,11 @@ def progress_bar() -> Any:
     return Bytes
 
 
-@contextmanager
-def leaving_at_once(progress: Any) -> Iterator[None]:
+def leaving_at_once(progress: Any) -> AbstractContextManager[None]:
     """Ctrl-C ends the download's threads too: the client would wait until they have the whole file."""
-    if threading.current_thread() is not threading.main_thread():  # no other may install handlers
-        yield
-        return
 
     def stop(number: int, frame: object) -> None:
         progress.is_stopped = True
         raise KeyboardInterrupt
 
-    before = signal.signal(signal.SIGINT, stop)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGINT, before)
+    return answering(signal.SIGINT, by=stop)

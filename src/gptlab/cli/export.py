@@ -3,9 +3,6 @@
 import shlex
 import signal
 import sys
-import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 from omegaconf import DictConfig
@@ -18,6 +15,9 @@ from gptlab.cli.compose import run_command
 from gptlab.cli.explain import command_line
 from gptlab.cli.report import shortened
 from gptlab.errors import UserError
+from gptlab.signals import answering
+
+END_OF_PROCESS = [getattr(signal, name) for name in ("SIGTERM", "SIGHUP") if hasattr(signal, name)]  # Windows lacks one
 
 
 def main(arguments: list[str]) -> int:
@@ -34,7 +34,7 @@ def run_export(cfg: DictConfig) -> int:
     loaded = load(settings.checkpoint if settings.checkpoint is not None else newest_run(Path("outputs")))
     print(f"exporting {settings.checkpoint or shortened(loaded.path)}", flush=True)
     address = settings.push_to if settings.push_to is not None else directory.name
-    with _cleaning_up():
+    with answering(*END_OF_PROCESS, by=_leave):
         complaints = export(loaded, settings.to, address=address)
     place = shortened(directory)
     for path in sorted(directory.iterdir()):
@@ -59,19 +59,7 @@ def run_export(cfg: DictConfig) -> int:
     return 0
 
 
-@contextmanager
-def _cleaning_up() -> Iterator[None]:
+def _leave(number: int, frame: object) -> None:
     """A process that is told to go (SIGTERM), or whose terminal is closed (SIGHUP), leaves no half of a directory."""
-
-    def leave(number: int, frame: object) -> None:
-        print("terminated", file=sys.stderr)
-        raise SystemExit(128 + number)
-
-    numbers = [getattr(signal, name) for name in ("SIGTERM", "SIGHUP") if hasattr(signal, name)]
-    in_main_thread = threading.current_thread() is threading.main_thread()  # no other may install handlers
-    before = {number: signal.signal(number, leave) for number in numbers} if in_main_thread else {}
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
+    print("terminated", file=sys.stderr)
+    raise SystemExit(128 + number)

@@ -17,8 +17,8 @@ SIZES = ("n_layers", "n_heads", "d_model", "qkv_bias", "tie_head")
 POSITIONS = "trunk.position_embedding.weight"
 
 
-def with_sizes_of(loaded: Loaded, config: Config, overrides: list[str]) -> Config:
-    """The configuration with the sizes and the tokenizer that come with the weights.
+def starting_config(loaded: Loaded, config: Config, overrides: list[str]) -> Config:
+    """The configuration of a run that starts from weights: sizes and tokenizer are theirs.
 
     Args:
         loaded: the weights.

@@ -14,7 +14,7 @@ from gptlab import build
 from gptlab.checkpoint import Loaded, load
 from gptlab.checkpoint.run import read_checkpoint
 from gptlab.cli.compose import run_command
-from gptlab.cli.init_from import check_vocabulary, initial_model, with_sizes_of
+from gptlab.cli.init_from import check_vocabulary, initial_model, starting_config
 from gptlab.cli.report import report, shortened
 from gptlab.cli.resume import last_checkpoint, resumed_config
 from gptlab.data.corpus import Corpus, GivenTokenizer, TokenizerRecipe, prepare
@@ -63,7 +63,7 @@ def train(cfg: DictConfig) -> int:
         loaded = load(settings.init_from if resume_dir is None else last_checkpoint(resume_dir))
         tokenizer = loaded.tokenizer
     if loaded is not None and resume_dir is None:
-        config = with_sizes_of(loaded, config, list(HydraConfig.get().overrides.task))
+        config = starting_config(loaded, config, list(HydraConfig.get().overrides.task))
         build.check(config, trains_tokenizer=tokenizer is None)
 
     run_log = RunLog(speaks=is_rank_zero())

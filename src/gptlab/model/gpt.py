@@ -141,6 +141,11 @@ class GPT(nn.Module):
     def context_length(self) -> int:
         return self.trunk.context_length
 
+    @property
+    def is_tied(self) -> bool:
+        """Whether the head and the token embedding are one tensor."""
+        return self.head.weight is self.trunk.token_embedding.weight
+
     def new_cache(self, padding: Tensor | None = None) -> KVCache:
         """An empty cache for one batch; `padding` (B,) counts the filler tokens on each prompt's left."""
         return KVCache(n_layers=len(self.trunk.blocks), capacity=self.context_length, padding=padding)

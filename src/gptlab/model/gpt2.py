@@ -136,17 +136,12 @@ def config(model: GPT, *, eot: int | None) -> dict[str, Any]:
         "scale_attn_weights": True,
         "scale_attn_by_inverse_layer_idx": False,
         "reorder_and_upcast_attn": False,
-        "tie_word_embeddings": is_tied(model),
+        "tie_word_embeddings": model.is_tied,
         "qkv_bias": first.attention.qkv.bias is not None,
         "bos_token_id": eot,
         "eos_token_id": eot,
         "dtype": "float32",
     }
-
-
-def is_tied(model: GPT) -> bool:
-    """Whether the head and the token embedding are one tensor."""
-    return model.head.weight is model.trunk.token_embedding.weight
 
 
 def read_weights(model: GPT, names: Iterable[str], read: Callable[[str], Tensor]) -> dict[str, Tensor]:
@@ -163,7 +158,7 @@ def read_weights(model: GPT, names: Iterable[str], read: Callable[[str], Tensor]
     Raises:
         ValueError: naming the tensor that is missing, too many, of a wrong shape or no number.
     """
-    tied, wanted = is_tied(model), dict(model.named_parameters())
+    tied, wanted = model.is_tied, dict(model.named_parameters())
     rows = table(len(model.trunk.blocks), tie_head=tied)
     as_written = _complete(rows, names)
     weights = {}
@@ -200,7 +195,7 @@ def write_weights(model: GPT) -> dict[str, Tensor]:
             raise ValueError(f"GPT-2's layout has no place for {type(module).__name__} ({name or 'the model itself'})")
     weights = dict(model.named_parameters())
     tensors = {}
-    for row in table(len(model.trunk.blocks), tie_head=is_tied(model)):
+    for row in table(len(model.trunk.blocks), tie_head=model.is_tied):
         if row.ours.endswith(QKV_BIAS) and row.ours not in weights:
             tensor = torch.zeros(3 * model.head.in_features)
         elif row.ours in weights:
