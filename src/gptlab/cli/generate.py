@@ -1,7 +1,6 @@
 """`gptlab generate`: continue a text. Imports no Lightning: the first token comes within seconds of pressing enter."""
 
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import torch
@@ -12,10 +11,8 @@ from gptlab.checkpoint import Loaded, load
 from gptlab.checkpoint.run import newest_run
 from gptlab.cli.compose import run_command
 from gptlab.errors import UserError
-from gptlab.generation import decoding
+from gptlab.generation.continuation import continue_texts
 from gptlab.generation.sampling import make_sampler
-from gptlab.generation.stream import TextStream
-from gptlab.settings import GenerationSettings
 from gptlab.training.devices import device_type
 
 
@@ -38,7 +35,20 @@ def generate(cfg: DictConfig) -> int:
     texts = [prompt for prompt in settings.prompts for _ in range(settings.num_samples)]
     if len(texts) == 1:
         print(texts[0], end="", flush=True)
-    for row, new_text in _continuations(loaded, ids, settings, device):
+    sampler = make_sampler(
+        temperature=0.0 if settings.greedy else settings.temperature,
+        top_k=settings.top_k,
+        top_p=settings.top_p,
+        generator=torch.Generator(device).manual_seed(settings.seed),
+    )
+    for row, new_text in continue_texts(
+        loaded.model,
+        loaded.needed_tokenizer(),
+        ids,
+        max_new_tokens=settings.max_new_tokens,
+        sampler=sampler,
+        stops=settings.stops,
+    ):
         texts[row] += new_text
         if len(texts) == 1:
             print(new_text, end="", flush=True)
@@ -48,32 +58,6 @@ def generate(cfg: DictConfig) -> int:
         for number, text in enumerate(texts, start=1):
             print(f"--- {number} of {len(texts)} ---\n{text}\n")
     return 0
-
-
-def _continuations(
-    loaded: Loaded, prompts: list[list[int]], settings: GenerationSettings, device: str
-) -> Iterator[tuple[int, str]]:
-    """(row, new text) as it becomes certain, until every row has met its end-of-text token, a stop, or the limit."""
-    sampler = make_sampler(
-        temperature=0.0 if settings.greedy else settings.temperature,
-        top_k=settings.top_k,
-        top_p=settings.top_p,
-        generator=torch.Generator(device).manual_seed(settings.seed),
-    )
-    tokenizer = loaded.needed_tokenizer()
-    streams = [TextStream(tokenizer, after=prompt, stop=settings.stops) for prompt in prompts]
-    going_on = set(range(len(prompts)))
-    for tokens in decoding.generate(loaded.model, prompts, max_new_tokens=settings.max_new_tokens, sampler=sampler):
-        for row in sorted(going_on):
-            at_end = tokens[row] == tokenizer.eot
-            new_text = streams[row].finish() if at_end else streams[row].feed(tokens[row])
-            yield row, new_text
-            if at_end or streams[row].stopped:
-                going_on.discard(row)
-        if not going_on:
-            return
-    for row in sorted(going_on):
-        yield row, streams[row].finish()
 
 
 def _encode(loaded: Loaded, prompt: str) -> list[int]:
