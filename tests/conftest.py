@@ -115,3 +115,18 @@ TINY = (
     "callbacks.samples.max_new_tokens=5",
 )
 """A run of a second."""
+
+
+@pytest.fixture(scope="session")
+def tiny_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A finished run of a second, for tests that only read it."""
+    from gptlab.cli import main
+
+    place = tmp_path_factory.mktemp("tiny")
+    (place / "poem.txt").write_text(POEM * 40, encoding="utf-8")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(place)
+        patch.setenv("XDG_CACHE_HOME", str(place / "cache"))
+        patch.setattr(sys, "argv", ["gptlab", "train"])
+        assert main(["train", *TINY, "context_length=64", "run_dir=run"]) == 0
+    return place / "run"

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 
+from gptlab.generation.preparation import PRECISIONS
 from gptlab.generation.sampling import make_sampler
 
 
@@ -61,11 +62,18 @@ class DataSettings:
             raise ValueError(f"num_workers={self.num_workers} must be 0 or more")
 
 
+def check_precision(precision: int | str) -> None:
+    """Whether weights can be kept in it. Raises ValueError."""
+    if str(precision) not in PRECISIONS:
+        raise ValueError(f"precision={precision} must be {' or '.join(PRECISIONS)}")
+
+
 @dataclass(frozen=True)
 class GenerationSettings:
     """The settings of generate.yaml."""
 
     prompt: str | list[str]
+    interactive: bool
     checkpoint: str | None
     max_new_tokens: int
     temperature: float
@@ -76,6 +84,8 @@ class GenerationSettings:
     num_samples: int
     stop: str | list[str] | None
     accelerator: str
+    precision: int | str
+    compile: bool
 
     def __post_init__(self) -> None:
         for name in ("max_new_tokens", "num_samples"):
@@ -84,6 +94,9 @@ class GenerationSettings:
         if not 0 <= self.seed < 2**63:
             raise ValueError(f"seed={self.seed} must lie in [0, 2^63)")
         make_sampler(temperature=self.temperature, top_k=self.top_k, top_p=self.top_p, generator=None)
+        check_precision(self.precision)
+        if self.interactive and (self.num_samples > 1 or len(self.prompts) > 1):
+            raise ValueError("interactive=true answers one prompt after the other: give one prompt, and num_samples=1")
 
     @property
     def prompts(self) -> list[str]:

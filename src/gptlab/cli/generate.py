@@ -9,10 +9,13 @@ from omegaconf import DictConfig
 from gptlab import build
 from gptlab.checkpoint import Loaded, load
 from gptlab.checkpoint.run import newest_run
+from gptlab.cli.chat import Terminal
 from gptlab.cli.compose import run_command
 from gptlab.errors import UserError
 from gptlab.generation.continuation import continue_texts
+from gptlab.generation.preparation import prepare
 from gptlab.generation.sampling import make_sampler
+from gptlab.settings import GenerationSettings
 from gptlab.training.devices import device_type
 
 
@@ -26,38 +29,58 @@ def generate(cfg: DictConfig) -> int:
     settings = build.generation_settings(build.resolve(cfg))
     device = device_type(settings.accelerator, key="accelerator")
     loaded = load(settings.checkpoint if settings.checkpoint is not None else newest_run(Path("outputs")))
-    loaded.model.to(device)
-    ids = [_encode(loaded, prompt) for prompt in settings.prompts]
-    ids = [prompt_ids for prompt_ids in ids for _ in range(settings.num_samples)]
-
-    if settings.checkpoint is None:
-        print(f"the newest run: {loaded.path}", file=sys.stderr)
+    if settings.interactive:
+        return _converse(loaded, settings, device)
     texts = [prompt for prompt in settings.prompts for _ in range(settings.num_samples)]
-    if len(texts) == 1:
-        print(texts[0], end="", flush=True)
+    ids = {prompt: _encode(loaded, prompt) for prompt in settings.prompts}
+    _prepare(loaded, settings, device, n_rows=len(texts))
+
     sampler = make_sampler(
         temperature=0.0 if settings.greedy else settings.temperature,
         top_k=settings.top_k,
         top_p=settings.top_p,
         generator=torch.Generator(device).manual_seed(settings.seed),
     )
+    streams = len(texts) == 1
+    if streams:
+        print(texts[0], end="", flush=True)
     for row, new_text in continue_texts(
         loaded.model,
         loaded.needed_tokenizer(),
-        ids,
+        [ids[text] for text in texts],
         max_new_tokens=settings.max_new_tokens,
         sampler=sampler,
         stops=settings.stops,
     ):
         texts[row] += new_text
-        if len(texts) == 1:
+        if streams:
             print(new_text, end="", flush=True)
-    if len(texts) == 1:
+    if streams:
         print()
     else:
         for number, text in enumerate(texts, start=1):
             print(f"--- {number} of {len(texts)} ---\n{text}\n")
     return 0
+
+
+def _converse(loaded: Loaded, settings: GenerationSettings, device: str) -> int:
+    loaded.needed_tokenizer()
+    _prepare(loaded, settings, device, n_rows=1)
+    print("Ctrl-C stops an answer, Ctrl-D leaves, /help tells more", file=sys.stderr)
+    return Terminal(loaded, settings).run()
+
+
+def _prepare(loaded: Loaded, settings: GenerationSettings, device: str, *, n_rows: int) -> None:
+    if settings.checkpoint is None:
+        print(f"the newest run: {loaded.path}", file=sys.stderr)
+    if settings.compile:
+        print("compiling (the first time takes a minute or two)", file=sys.stderr, flush=True)
+    try:
+        prepare(
+            loaded.model, device=device, precision=str(settings.precision), n_rows=n_rows, compiles=settings.compile
+        )
+    except ValueError as error:
+        raise UserError(str(error)) from None
 
 
 def _encode(loaded: Loaded, prompt: str) -> list[int]:

@@ -14,7 +14,6 @@ def visible(tokens: list[int], context_length: int) -> list[int]:
     return tokens[-context_length:]
 
 
-@torch.inference_mode()
 def generate(
     model: GPT,
     prompts: Sequence[Sequence[int]],
@@ -24,10 +23,6 @@ def generate(
     cached: bool = True,
 ) -> Iterator[list[int]]:
     """Continue each prompt by one token at a time.
-
-    When a sequence has filled the context, it goes on from the last half of it: learned positions cannot slide, so the
-    tokens that stay get new ones, and with them new keys and values. The rule looks at each sequence by itself; with
-    and without a cache, alone or in a batch, a sequence sees the same tokens at the same positions.
 
     Args:
         model: puts out logits over the next token; it is used as it stands (call `model.eval()` first).
@@ -42,31 +37,92 @@ def generate(
     Raises:
         ValueError: where a prompt is empty.
     """
-    if not all(len(prompt) > 0 for prompt in prompts):
-        raise ValueError("a prompt without tokens cannot be continued")
-    capacity = model.context_length
-    device = model.head.weight.device
-    contexts = [visible(list(prompt), capacity) for prompt in prompts]
-    cache: KVCache | None = None
-
+    decoder = Decoder(model, prompts)
     for _ in range(max_new_tokens):
-        if cache is None:
-            inputs, padding = _pad_left(contexts, device)  # (B, longest)
-            cache = model.new_cache(padding)
-        else:
-            inputs = torch.tensor([[context[-1]] for context in contexts], device=device)  # (B, 1)
-        hidden = model.trunk(inputs, cache)  # (B, T, C)
-        logits = model.head(hidden[:, -1])  # (B, V): the last position alone
-        new_tokens: list[int] = sampler(logits.float()).tolist()
-        yield new_tokens
+        yield decoder.step(sampler)
+        if not cached:
+            decoder.forget()
 
-        for context, token in zip(contexts, new_tokens, strict=True):
+
+class Decoder:
+    """B sequences that grow, and the keys and values of what the model has seen of them.
+
+    The first step computes the whole prompts in one pass, every further one its new tokens alone. When a sequence has
+    filled the context, it goes on from the last half of it: learned positions cannot slide, so the tokens that stay get
+    new ones, and with them new keys and values. The rule looks at each sequence by itself; with and without a cache,
+    alone or in a batch, a sequence sees the same tokens at the same positions.
+
+    Args:
+        model: in evaluation mode.
+        prompts: B sequences of ids, of any lengths from 1.
+
+    Raises:
+        ValueError: where a prompt is empty.
+    """
+
+    def __init__(self, model: GPT, prompts: Sequence[Sequence[int]]) -> None:
+        if not all(len(prompt) > 0 for prompt in prompts):
+            raise ValueError("a prompt without tokens cannot be continued")
+        self.contexts = [visible(list(prompt), model.context_length) for prompt in prompts]
+        self._model = model
+        self._cache: KVCache | None = None
+        self._n_pending = 0  # tokens at the end of each sequence that the cache lacks
+
+    @torch.inference_mode()
+    def step(self, sampler: Sampler) -> list[int]:
+        """Let every sequence grow by one token; returns these B tokens."""
+        self._make_room()
+        if self._cache is None:
+            inputs, padding = _pad_left(self.contexts, self._model.device)  # (B, longest)
+            self._cache = self._model.new_cache(padding)
+        else:
+            newest = [context[-self._n_pending :] for context in self.contexts]
+            inputs = torch.tensor(newest, device=self._model.device)  # (B, pending)
+        hidden = self._model.trunk(inputs, self._cache)  # (B, T, C)
+        logits = self._model.head(hidden[:, -1])  # (B, V): the last position alone
+        tokens: list[int] = sampler(logits.float()).tolist()
+        for context, token in zip(self.contexts, tokens, strict=True):
             context.append(token)
-        overfull = [context for context in contexts if len(context) > capacity]
-        for context in overfull:
-            del context[: -max(1, capacity // 2)]
-        if overfull or not cached:
-            cache = None
+        self._n_pending = 1
+        return tokens
+
+    def extend(self, tokens: Sequence[Sequence[int]]) -> None:
+        """Append to each sequence what did not come from the model: B sequences of one length."""
+        for context, new in zip(self.contexts, tokens, strict=True):
+            context.extend(new)
+        self._n_pending += len(tokens[0])
+
+    def retract(self, n_last: int) -> None:
+        """Take the last tokens of each sequence away again; some must stay."""
+        for context in self.contexts:
+            del context[len(context) - n_last :]
+        n_pending = self._n_pending - n_last
+        if self._cache is not None:  # the last token that stays is fed again: nobody kept its logits
+            self._cache.retract(max(0, 1 - n_pending))
+        self._n_pending = max(1, n_pending)
+
+    def forget(self) -> None:
+        """Give keys and values up; the next step computes them anew."""
+        self._cache = None
+
+    def _make_room(self) -> None:
+        """Cut sequences that have outgrown the context; in a batch, the others' keys and values stay."""
+        capacity = self._model.context_length
+        overfull = [row for row, context in enumerate(self.contexts) if len(context) > capacity]
+        if not overfull:
+            return
+        kept = max(capacity // 2, min(self._n_pending, capacity))  # new tokens stay, however many they are
+        for row in overfull:
+            del self.contexts[row][:-kept]
+        if len(overfull) == len(self.contexts):
+            self._cache = None
+        if self._cache is None:
+            return
+        fresh = self._model.new_cache()
+        seen = torch.tensor([self.contexts[row][: kept - self._n_pending] for row in overfull])
+        if seen.numel() > 0:
+            self._model.trunk(seen.to(self._model.device), fresh)
+        self._cache.restart(torch.tensor(overfull, device=self._model.device), fresh)
 
 
 def _pad_left(contexts: list[list[int]], device: torch.device) -> tuple[Tensor, Tensor | None]:

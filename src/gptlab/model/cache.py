@@ -28,6 +28,28 @@ class KVCache:
     def advance(self, n_new: int) -> None:
         self.length += n_new
 
+    def retract(self, n_last: int) -> None:
+        """Forget the last tokens: what follows is written over them."""
+        self.length -= n_last
+
+    def restart(self, rows: Tensor, fresh: "KVCache") -> None:
+        """Give some rows the content of another cache; the others keep theirs.
+
+        All rows end at the same place, so where the longest row becomes shorter, every row moves to the left.
+
+        Args:
+            rows: which rows, (R,).
+            fresh: a cache of R sequences of one length.
+        """
+        padding = self.padding if self.padding is not None else rows.new_zeros(self.layers[0].n_rows)
+        padding = padding.index_fill(0, rows, self.length - fresh.length)  # (B,)
+        gap = int(padding.min())
+        for layer, fresh_layer in zip(self.layers, fresh.layers, strict=True):
+            layer.shift_left(gap)
+            layer.overwrite(rows, fresh_layer, end=self.length - gap)
+        self.length -= gap
+        self.padding = padding - gap
+
     def positions(self, n_new: int, device: torch.device) -> Tensor:
         """Positions of the next tokens: (T,), or (B, T) with padding."""
         positions = torch.arange(self.length, self.length + n_new, device=device)  # (T,)
@@ -57,7 +79,26 @@ class LayerCache:
             batch, heads, _, head_dim = keys.shape
             self._keys = keys.new_empty(batch, heads, self._cache.capacity, head_dim)
             self._values = values.new_empty(batch, heads, self._cache.capacity, head_dim)
-        start, end = self._cache.length, self._cache.length + keys.shape[2]
-        self._keys[:, :, start:end] = keys
-        self._values[:, :, start:end] = values
-        return self._keys[:, :, :end], self._values[:, :, :end]
+        start, n_new = self._cache.length, keys.shape[2]
+        self._keys.narrow(2, start, n_new).copy_(keys)
+        self._values.narrow(2, start, n_new).copy_(values)
+        return self._keys.narrow(2, 0, start + n_new), self._values.narrow(2, 0, start + n_new)
+
+    @property
+    def n_rows(self) -> int:
+        return 0 if self._keys is None else len(self._keys)
+
+    def _stored(self) -> tuple[Tensor, ...]:
+        """The keys and the values in use, (B, H, length, D) each; nothing before the first append."""
+        tensors = (self._keys, self._values)
+        return tuple(tensor[:, :, : self._cache.length] for tensor in tensors if tensor is not None)
+
+    def shift_left(self, gap: int) -> None:
+        """Drop the first `gap` places."""
+        for stored in self._stored() if gap > 0 else ():
+            stored[:, :, :-gap] = stored[:, :, gap:].clone()  # the two overlap
+
+    def overwrite(self, rows: Tensor, other: "LayerCache", *, end: int) -> None:
+        """Put what another layer holds into some rows, so that it ends at `end`."""
+        for stored, new in zip(self._stored(), other._stored(), strict=False):  # it may hold nothing
+            stored[rows, :, end - new.shape[2] : end] = new

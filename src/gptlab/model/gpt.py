@@ -142,6 +142,10 @@ class GPT(nn.Module):
         return self.trunk.context_length
 
     @property
+    def device(self) -> torch.device:
+        return self.trunk.token_embedding.weight.device
+
+    @property
     def is_tied(self) -> bool:
         """Whether the head and the token embedding are one tensor."""
         return self.head.weight is self.trunk.token_embedding.weight
