@@ -17,11 +17,15 @@ class KVCache:
         n_layers: number of layers.
         capacity: the most tokens that it can hold.
         padding: filler tokens on the left of each row, (B,); None where there are none.
+        dtype: what keys and values are kept in; None for what they come in.
     """
 
-    def __init__(self, *, n_layers: int, capacity: int, padding: Tensor | None = None) -> None:
+    def __init__(
+        self, *, n_layers: int, capacity: int, padding: Tensor | None = None, dtype: torch.dtype | None = None
+    ) -> None:
         self.length = 0
         self.capacity = capacity
+        self.dtype = dtype
         self.padding = padding
         self.layers = [LayerCache(self) for _ in range(n_layers)]
 
@@ -77,8 +81,9 @@ class LayerCache:
         """Store the new (B, H, T, D) and return all so far, (B, H, past + T, D), as views."""
         if self._keys is None or self._values is None:
             batch, heads, _, head_dim = keys.shape
-            self._keys = keys.new_empty(batch, heads, self._cache.capacity, head_dim)
-            self._values = values.new_empty(batch, heads, self._cache.capacity, head_dim)
+            shape = batch, heads, self._cache.capacity, head_dim
+            self._keys = keys.new_empty(shape, dtype=self._cache.dtype)
+            self._values = values.new_empty(shape, dtype=self._cache.dtype)
         start, n_new = self._cache.length, keys.shape[2]
         self._keys.narrow(2, start, n_new).copy_(keys)
         self._values.narrow(2, start, n_new).copy_(values)

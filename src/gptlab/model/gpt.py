@@ -152,7 +152,10 @@ class GPT(nn.Module):
 
     def new_cache(self, padding: Tensor | None = None) -> KVCache:
         """An empty cache for one batch; `padding` (B,) counts the filler tokens on each prompt's left."""
-        return KVCache(n_layers=len(self.trunk.blocks), capacity=self.context_length, padding=padding)
+        # attention of one query: on a CPU, fp32 takes a third of bfloat16's time
+        in_bfloat16 = self.trunk.token_embedding.weight.dtype == torch.bfloat16
+        dtype = torch.float32 if in_bfloat16 and self.device.type == "cpu" else None
+        return KVCache(n_layers=len(self.trunk.blocks), capacity=self.context_length, padding=padding, dtype=dtype)
 
     def forward(self, tokens: Tensor, cache: KVCache | None = None) -> Tensor:
         """Logits of the token that follows each position: (B, T) -> (B, T, V)."""

@@ -1,6 +1,5 @@
 """The same arithmetic in one kernel that never holds the T x T weights (Dao et al. 2022, arXiv:2205.14135)."""
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor
 
@@ -12,9 +11,6 @@ class FusedAttention(PlainAttention):
 
     def attend(self, queries: Tensor, keys: Tensor, values: Tensor, mask: Tensor | None) -> Tensor:
         n_queries, n_keys = queries.shape[2], keys.shape[2]
-        if n_queries == 1 and queries.dtype == torch.bfloat16 and queries.device.type == "cpu":
-            # for one query, a CPU's bfloat16 kernel takes three times as long as fp32's does, conversion included
-            return self.attend(queries.float(), keys.float(), values.float(), mask).bfloat16()
         allowed, is_causal = None, False
         if mask is not None or 1 < n_queries < n_keys:
             allowed = allowed_keys(n_queries, n_keys, mask, queries.device)

@@ -68,9 +68,10 @@ class PlainAttention(nn.Module):
         queries, keys, values = qkv.permute(2, 0, 3, 1, 4)  # each (B, H, T, D)
         if cache is not None:
             keys, values = cache.append(keys, values)  # (B, H, past + T, D)
+            queries = queries.to(keys.dtype)  # the cache may be finer than the model
         context = self.attend(queries, keys, values, mask)  # (B, H, T, D)
         context = context.transpose(1, 2).reshape(batch, n_tokens, d_model)  # (B, T, C)
-        return self.out(context)
+        return self.out(context.to(x.dtype))
 
     def attend(self, queries: Tensor, keys: Tensor, values: Tensor, mask: Tensor | None) -> Tensor:
         """softmax(QK^T / sqrt(D)) V over the allowed keys: (B, H, T, D)."""
