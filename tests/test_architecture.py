@@ -8,7 +8,7 @@ import pytest
 
 from conftest import ROOT
 
-HEAVY = ("lightning", "matplotlib", "tensorboard", "transformers")
+HEAVY = ("lightning", "matplotlib", "tensorboard", "transformers", "lm_eval")
 
 
 def modules_after(code: str, cwd: Path = ROOT) -> set[str]:
@@ -36,6 +36,7 @@ def test_importing_gptlab_imports_nothing() -> None:
     "code",
     [
         "import gptlab.cli.generate",
+        "import gptlab.cli.evaluate",
         "import gptlab; gptlab.load",
         "import gptlab.cli.train",
         "import gptlab.model, gptlab.generation.decoding, gptlab.objective.next_token",

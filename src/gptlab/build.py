@@ -21,7 +21,7 @@ from torch.overrides import TorchFunctionMode
 from gptlab.arguments import check_arguments, nearest
 from gptlab.errors import UserError
 from gptlab.model import GPT
-from gptlab.settings import DataSettings, ExportSettings, GenerationSettings, Settings
+from gptlab.settings import DataSettings, EvaluationSettings, ExportSettings, GenerationSettings, Settings
 from gptlab.tokenizer import Tokenizer
 
 Config = dict[str, Any]
@@ -74,6 +74,11 @@ def generation_settings(config: Config) -> GenerationSettings:
 def export_settings(config: Config) -> ExportSettings:
     """The settings of an export, checked."""
     return _call(ExportSettings, config, key="")
+
+
+def evaluation_settings(config: Config) -> EvaluationSettings:
+    """The settings of an evaluation, checked; its text is the data group's affair."""
+    return _call(EvaluationSettings, {key: value for key, value in config.items() if key != "data"}, key="")
 
 
 def data_settings(config: Config) -> DataSettings:
@@ -182,7 +187,8 @@ def check(config: Config, *, trains_tokenizer: bool = True) -> None:
         if key not in known:
             raise UserError(f"{key} is not a setting{nearest(key, known)}")
     settings(config)
-    data_settings(config)
+    if data_settings(config).val_fraction == 1:
+        raise UserError("data.val_fraction=1 leaves nothing to train on: less than 1 does")
     if trains_tokenizer:
         cls, recipe = tokenizer_class(config)
         _call(cls.train, {"documents": [], **recipe}, key="tokenizer")

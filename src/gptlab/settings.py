@@ -56,8 +56,8 @@ class DataSettings:
     def __post_init__(self) -> None:
         if self.stride is not None and self.stride < 1:
             raise ValueError(f"stride={self.stride} must be at least 1; null is the context length")
-        if not 0 < self.val_fraction < 1:
-            raise ValueError(f"val_fraction={self.val_fraction} must lie between 0 and 1")
+        if not 0 < self.val_fraction <= 1:
+            raise ValueError(f"val_fraction={self.val_fraction} must be more than 0 and at most 1")
         if self.num_workers < 0:
             raise ValueError(f"num_workers={self.num_workers} must be 0 or more")
 
@@ -118,3 +118,39 @@ class ExportSettings:
     def __post_init__(self) -> None:
         if not self.to:
             raise ValueError("to= is empty: it names the directory that is made")
+
+
+@dataclass(frozen=True)
+class EvaluationSettings:
+    """The settings of evaluate.yaml."""
+
+    checkpoint: str | None
+    stride: int | None
+    batch_size: int
+    precision: int | str
+    accelerator: str
+    task: str | list[str] | None
+    num_fewshot: int | None
+    limit: int | float | None
+
+    def __post_init__(self) -> None:
+        if self.batch_size < 1:
+            raise ValueError(f"batch_size={self.batch_size} must be at least 1")
+        if self.stride is not None and self.stride < 1:
+            raise ValueError(f"stride={self.stride} must be at least 1; null is the context length")
+        if self.num_fewshot is not None and self.num_fewshot < 0:
+            raise ValueError(f"num_fewshot={self.num_fewshot} must be 0 or more; null is what the task says")
+        if self.limit is not None and not self.limit > 0:
+            raise ValueError(f"limit={self.limit} must be more than 0; null is all of a task's examples")
+        for name, value in {"num_fewshot": self.num_fewshot, "limit": self.limit}.items():
+            if value is not None and not self.tasks:
+                raise ValueError(f"{name}={value} is for tasks: name one with task=<name>")
+        if self.tasks and self.stride is not None:
+            raise ValueError(f"stride={self.stride} is for a text of one's own: leave it out with task=")
+        if any(not task for task in self.tasks):
+            raise ValueError("task= is empty: the name of a harness task, or the path of its .yaml file")
+        check_precision(self.precision)
+
+    @property
+    def tasks(self) -> list[str]:
+        return [self.task] if isinstance(self.task, str) else self.task or []

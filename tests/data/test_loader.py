@@ -82,7 +82,7 @@ def test_position_is_saved_and_restored(num_workers: int) -> None:
 
 @pytest.mark.parametrize("n_ranks", [1, 2, 3])
 def test_validation_ranks_share_all_windows_in_as_many_batches(n_ranks: int) -> None:
-    val = EveryTarget(np.arange(101, dtype=np.uint16), context_length=4)
+    val = EveryTarget(np.arange(101, dtype=np.uint16), context_length=4, stride=4)
     per_rank = [list(ValLoader(val, rows=3, rank=rank, n_ranks=n_ranks)) for rank in range(n_ranks)]
     assert len({len(rank) for rank in per_rank}) == 1
     targets = torch.cat([targets.flatten() for rank in per_rank for _, targets in rank])

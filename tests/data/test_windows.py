@@ -52,20 +52,46 @@ def test_index_past_the_end_is_an_index_error() -> None:
     assert len(list(windows)) == len(windows)
 
 
-@given(st.integers(2, 80), st.integers(1, 20), st.integers(1, 7))
-def test_every_target_counts_exactly_once(n_tokens: int, context_length: int, rows: int) -> None:
-    if n_tokens <= context_length:
-        return
+def naive_strided(tokens: list[int], context_length: int, stride: int) -> list[tuple[list[int], int]]:
+    """(what a target has on its left, the target) of every token but the first, one window after the other."""
+    seen, end = [], 0
+    for start in range(0, len(tokens), stride):
+        start = max(0, min(start, len(tokens) - 1 - context_length))  # the last window is full
+        for target in range(max(end, start) + 1, min(start + context_length, len(tokens) - 1) + 1):
+            seen.append((tokens[start:target], tokens[target]))
+        end = max(end, min(start + context_length, len(tokens) - 1))
+    return seen
+
+
+@given(st.integers(2, 80), st.integers(1, 20), st.integers(1, 20), st.integers(1, 7))
+def test_every_target_counts_exactly_once(n_tokens: int, context_length: int, stride: int, rows: int) -> None:
+    stride = min(stride, context_length)
     tokens = np.arange(n_tokens, dtype=np.uint16)
-    val = EveryTarget(tokens, context_length=context_length)
-    counted: list[int] = []
-    for start in range(0, len(val), rows):
-        inputs, targets = val.batch(np.arange(start, min(start + rows, len(val))))
+    windows = EveryTarget(tokens, context_length=context_length, stride=stride)
+    counted: list[tuple[list[int], int]] = []
+    for first in range(0, len(windows), rows):
+        inputs, targets = windows.batch(np.arange(first, min(first + rows, len(windows))))
         assert inputs.shape == targets.shape
-        counts = targets != IGNORED
-        assert torch.equal(targets[counts], inputs[counts] + 1)
-        counted += targets[counts].tolist()
-    assert sorted(counted) == list(range(1, n_tokens))
+        assert inputs.shape[1] == min(context_length, n_tokens - 1)
+        for row, position in (targets != IGNORED).nonzero().tolist():
+            counted.append((inputs[row, : position + 1].tolist(), int(targets[row, position])))
+    assert counted == naive_strided(tokens.tolist(), context_length, stride)
+    assert [target for _, target in counted] == list(range(1, n_tokens))
+    assert all(len(left) > context_length - stride for left, target in counted if target > context_length)
+
+
+def test_a_stride_that_leaves_targets_out_and_a_text_without_any_are_refused() -> None:
+    for stride in (0, 5):
+        with pytest.raises(ValueError, match=f"stride={stride} must lie between 1 and context_length=4"):
+            EveryTarget(np.arange(10), context_length=4, stride=stride)
+    for n_tokens in (0, 1):
+        with pytest.raises(ValueError, match=f"n_tokens={n_tokens}: only a token that follows another"):
+            EveryTarget(np.arange(n_tokens), context_length=4, stride=4)
+
+
+def test_the_bytes_of_a_text_are_those_of_its_targets() -> None:
+    windows = EveryTarget(np.array([2, 0, 1, 1]), context_length=2, stride=1)
+    assert windows.n_bytes(np.array([1, 10, 100])) == 21
 
 
 @given(st.integers(4, 400), st.integers(1, 20), st.floats(0.05, 0.9))

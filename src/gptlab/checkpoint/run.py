@@ -53,6 +53,11 @@ def load_file(path: Path, name: str) -> Loaded:
             **{name.replace("/", "_"): value for name, value in ours["metrics"].items() if name.startswith("val/")},
         }
         model = filled(build.meta_model(config, ours["vocab_size"]), weights)
+        if tokenizer.vocab_size != model.head.out_features:
+            raise UserError(
+                f"{path} does not fit together: its tokenizer has {tokenizer.vocab_size:,} tokens, "
+                f"its model {model.head.out_features:,}"
+            )
     except (KeyError, TypeError, RuntimeError, AttributeError, IndexError) as error:
         reason = (str(error).splitlines() or [""])[0]
         raise UserError(f"{path} does not fit together as a gptlab checkpoint: {reason}") from None

@@ -8,6 +8,7 @@ import sys
 COMMANDS = {
     "train": "train a model: gptlab train experiment=shakespeare_char data.path=input.txt",
     "generate": 'continue a text: gptlab generate prompt="The import statement"',
+    "evaluate": "measure a model: gptlab evaluate checkpoint=outputs/... data.path=input.txt",
     "export": "hand a model on: gptlab export checkpoint=outputs/... to=my-model",
 }
 

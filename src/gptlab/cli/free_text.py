@@ -13,9 +13,9 @@ from gptlab.build import literal
 
 FREE_TEXT = {
     *("prompt", "stop", "callbacks.samples.prompt", "checkpoint", "resume", "run_dir", "to", "init_from"),
-    *("data.path", "data.cache_dir"),
+    *("data.path", "data.cache_dir", "task"),
 }
-REPEATABLE = {"prompt", "stop"}
+REPEATABLE = {"prompt", "stop", "task"}
 """Given several times, these make a list; any other key's last value counts."""
 
 

@@ -234,12 +234,9 @@ def _fit(
 
 
 def _bytes_per_token(data: PreparedData) -> float | None:
-    """Of the validation targets: all tokens but the first; some at a time, for there may be billions."""
-    lengths, targets = data.corpus.tokenizer.byte_lengths, data.val.tokens[1:]
-    if lengths is None:
-        return None
-    n_bytes = sum(int(lengths[targets[start : start + 2**20]].sum()) for start in range(0, len(targets), 2**20))
-    return n_bytes / len(targets)
+    """Of the validation targets: all tokens but the first."""
+    lengths = data.corpus.tokenizer.byte_lengths
+    return None if lengths is None else data.val.n_bytes(lengths) / (len(data.val.tokens) - 1)
 
 
 def _check_same_text(checkpoint: Path, corpus: Corpus) -> None:

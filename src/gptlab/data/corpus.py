@@ -84,7 +84,8 @@ def prepare(
         progress: shows what is going on.
 
     Raises:
-        UserError: where the source or the cache directory cannot be used.
+        UserError: where the source or the cache directory cannot be used, or where a given tokenizer lacks a part of
+            the text.
     """
     fingerprint = source.fingerprint()
     key = hashlib.sha256(json.dumps([FORMAT, fingerprint, *recipe.identity]).encode()).hexdigest()[:16]
@@ -114,7 +115,7 @@ def _make(source: Source, recipe: TokenizerRecipe | GivenTokenizer, final: Path,
         dtype = np.dtype(np.uint16 if tokenizer.vocab_size <= 1 << 16 else np.uint32)
         n_tokens = 0
         with (partial / TOKENS).open("wb") as file:
-            for ids in _encode(progress("writing tokens", source), tokenizer, dtype):
+            for ids in _encode(progress("writing tokens", source), tokenizer, dtype, name=source.name):
                 file.write(ids.tobytes())
                 n_tokens += len(ids)
             file.flush()
@@ -154,7 +155,7 @@ class TokenFile(np.memmap):
         return TokenFile, (self.filename, self.dtype.str, "r", offset, self.shape)
 
 
-def _encode(pieces: Iterable[Piece], tokenizer: Tokenizer, dtype: np.dtype) -> Iterator[np.ndarray]:
+def _encode(pieces: Iterable[Piece], tokenizer: Tokenizer, dtype: np.dtype, *, name: str) -> Iterator[np.ndarray]:
     """Ids of each piece in order, the end-of-text token behind each document.
 
     Threads, because tiktoken lets go of the interpreter while it encodes. Only a few pieces are under way at a time, so
@@ -162,7 +163,10 @@ def _encode(pieces: Iterable[Piece], tokenizer: Tokenizer, dtype: np.dtype) -> I
     """
 
     def encode(piece: Piece) -> np.ndarray:
-        ids = np.array(tokenizer.encode(piece.text), dtype=dtype)
+        try:
+            ids = np.array(tokenizer.encode(piece.text), dtype=dtype)
+        except ValueError as error:  # a closed vocabulary that came with a model, and a text of other parts
+            raise UserError(f"{name}: {error}") from None
         if piece.ends_document and tokenizer.eot is not None:
             ids = np.append(ids, np.array(tokenizer.eot, dtype=dtype))
         return ids

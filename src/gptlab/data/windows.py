@@ -50,27 +50,52 @@ class WindowDataset(Dataset):
 
 
 class EveryTarget:
-    """Batches that hold each token of a validation text as a target exactly once (but the first, which has no past).
+    """Batches that hold each token of a text as a target exactly once (but the first, which has no past).
 
-    The windows lie end to end. The last one is moved back so that it is full, and what the one before it has counted
-    already is left out of its targets.
+    A window begins every `stride` tokens. The first counts all of its targets, each later one only those that no
+    window before it has: with a stride of T the windows lie end to end, and a target has from 1 to T tokens on its
+    left; with a shorter one every target behind the first window has at least T - stride + 1. The last window is moved
+    back so that it is full. A text shorter than a window is one window.
+
+    >>> val = EveryTarget(np.arange(8), context_length=4, stride=2)
+    >>> len(val), val.batch(np.arange(3))[1].tolist()
+    (3, [[1, 2, 3, 4], [-100, -100, 5, 6], [-100, -100, -100, 7]])
+
+    Args:
+        tokens: (n_tokens,), two at least.
+        context_length: T.
+        stride: tokens from one window's begin to the next one's, at most T.
+
+    Raises:
+        ValueError: on fewer tokens, or on a stride that would leave targets out.
     """
 
-    def __init__(self, tokens: np.ndarray, *, context_length: int) -> None:
+    def __init__(self, tokens: np.ndarray, *, context_length: int, stride: int) -> None:
+        if len(tokens) < 2:
+            raise ValueError(f"n_tokens={len(tokens)}: only a token that follows another can be a target")
+        if not 1 <= stride <= context_length:
+            raise ValueError(f"stride={stride} must lie between 1 and context_length={context_length}")
         self.tokens = tokens
-        self.context_length = context_length
-        self._windows = WindowDataset(tokens, context_length=context_length, stride=1)
+        self.context_length = min(context_length, len(tokens) - 1)
+        self.stride = min(stride, self.context_length)
+        self._windows = WindowDataset(tokens, context_length=self.context_length, stride=1)
 
     def __len__(self) -> int:
-        return -(-(len(self.tokens) - 1) // self.context_length)
+        n_behind_the_first = len(self.tokens) - 1 - self.context_length
+        return 1 + -(-n_behind_the_first // self.stride)
 
     def batch(self, indices: np.ndarray) -> tuple[Tensor, Tensor]:
         """Inputs and targets, (B, T) int64 each."""
-        starts = indices * self.context_length
-        moved_back = np.maximum(starts - (len(self._windows) - 1), 0)
-        inputs, targets = self._windows.batch(starts - moved_back)
-        counted_already = np.arange(self.context_length) < moved_back[:, None]  # (B, T)
+        starts = np.minimum(indices * self.stride, len(self._windows) - 1)
+        inputs, targets = self._windows.batch(starts)
+        end_of_previous = np.where(indices > 0, (indices - 1) * self.stride + self.context_length, 0)
+        counted_already = np.arange(self.context_length) < (end_of_previous - starts)[:, None]  # (B, T)
         return inputs, targets.masked_fill(torch.from_numpy(counted_already), IGNORED)
+
+    def n_bytes(self, byte_lengths: np.ndarray) -> int:
+        """UTF-8 bytes of all targets, by those of each id, (V,); some at a time, for there may be billions."""
+        targets = self.tokens[1:]
+        return sum(int(byte_lengths[targets[start : start + 2**20]].sum()) for start in range(0, len(targets), 2**20))
 
 
 def split(
@@ -87,7 +112,7 @@ def split(
     Raises:
         UserError: where a part is too short for a single window.
     """
-    n_train = int(len(tokens) * (1 - val_fraction))
+    n_train = n_for_training(len(tokens), val_fraction=val_fraction)
     parts = {"training": tokens[:n_train], "validation": tokens[n_train:]}
     for part, its_tokens in parts.items():
         if len(its_tokens) < context_length + 1:
@@ -98,5 +123,10 @@ def split(
             )
     return (
         WindowDataset(parts["training"], context_length=context_length, stride=stride),
-        EveryTarget(parts["validation"], context_length=context_length),
+        EveryTarget(parts["validation"], context_length=context_length, stride=context_length),
     )
+
+
+def n_for_training(n_tokens: int, *, val_fraction: float) -> int:
+    """How many tokens stand before the validation text, which is the tail."""
+    return int(n_tokens * (1 - val_fraction))
