@@ -16,13 +16,13 @@ from gptlab.evaluation import loss as loss_module
 from gptlab.evaluation.loss import TextLoss, running_loss
 from gptlab.model import GPT
 
-VOCABULARY, CONTEXT = 61, 24
+VOCABULARY, CONTEXT = 61, 8
 
 
 @pytest.fixture(scope="module")
 def gpt(tmp_path_factory: pytest.TempPathFactory) -> GPT:
     directory = tmp_path_factory.mktemp("gpt2")
-    save_gpt2(directory)
+    save_gpt2(directory, n_positions=CONTEXT)
     return load(directory).model
 
 
@@ -30,8 +30,8 @@ def some_text(n_tokens: int) -> np.ndarray:
     return np.random.default_rng(n_tokens).integers(0, VOCABULARY, n_tokens).astype(np.uint16)
 
 
-def loss_of(gpt: GPT, tokens: np.ndarray, *, stride: int, batch_size: int, context_length: int = CONTEXT) -> TextLoss:
-    windows = EveryTarget(tokens, context_length=context_length, stride=stride)
+def loss_of(gpt: GPT, tokens: np.ndarray, *, stride: int, batch_size: int) -> TextLoss:
+    windows = EveryTarget(tokens, context_length=CONTEXT, stride=stride)
     starts = range(0, len(windows), batch_size)
     batches = (windows.batch(np.arange(start, min(start + batch_size, len(windows)))) for start in starts)
     return list(running_loss(gpt, batches))[-1]
@@ -49,8 +49,8 @@ def naive_loss(gpt: GPT, tokens: list[int], *, stride: int) -> float:
     return total
 
 
-@settings(max_examples=25, deadline=None)
-@given(st.integers(2, 70), st.integers(1, CONTEXT), st.integers(1, 5))
+@settings(max_examples=8, deadline=None)
+@given(st.integers(2, 30), st.integers(1, CONTEXT), st.integers(1, 5))
 def test_the_strided_loss_is_a_naive_loop_s(gpt: GPT, n_tokens: int, stride: int, batch_size: int) -> None:
     tokens = some_text(n_tokens)
     loss = loss_of(gpt, tokens, stride=stride, batch_size=batch_size)
@@ -60,10 +60,10 @@ def test_the_strided_loss_is_a_naive_loop_s(gpt: GPT, n_tokens: int, stride: int
     assert loss.sum == pytest.approx(expected, rel=1e-5)
 
 
-@pytest.mark.parametrize("stride", [1, 7, 12, CONTEXT])
+@pytest.mark.parametrize("stride", [1, 3, CONTEXT])
 def test_transformers_finds_the_same_perplexity(gpt: GPT, stride: int) -> None:
-    """The loop of the Hugging Face guide on perplexity, with windows of context_length + 1 tokens and a full last one."""
-    theirs, tokens = make_gpt2(), some_text(150)
+    """The loop of the Hugging Face guide on perplexity, with context_length + 1 tokens a window, the last one full."""
+    theirs, tokens = make_gpt2(n_positions=CONTEXT), some_text(60)
     ids = torch.tensor(tokens.astype(np.int64))[None]
     total, previous_end = 0.0, 1
     for start in range(0, ids.shape[1], stride):
@@ -81,19 +81,13 @@ def test_transformers_finds_the_same_perplexity(gpt: GPT, stride: int) -> None:
     assert loss_of(gpt, tokens, stride=stride, batch_size=4).perplexity == pytest.approx(float(expected), rel=1e-4)
 
 
-def test_more_left_context_never_changes_what_is_counted(gpt: GPT) -> None:
-    tokens = some_text(100)
-    counts = {loss_of(gpt, tokens, stride=stride, batch_size=3).count for stride in range(1, CONTEXT + 1)}
-    assert counts == {99}
-
-
 def test_few_logits_at_once_are_all_logits_at_once(gpt: GPT, monkeypatch: pytest.MonkeyPatch) -> None:
     tokens = some_text(200)
-    whole = loss_of(gpt, tokens, stride=10, batch_size=4)
+    whole = loss_of(gpt, tokens, stride=3, batch_size=4)
     monkeypatch.setattr(loss_module, "LOGITS_AT_ONCE", 5 * VOCABULARY)
     shapes: list[torch.Size] = []
     handle = gpt.head.register_forward_hook(lambda module, inputs, output: shapes.append(output.shape))
-    in_parts = loss_of(gpt, tokens, stride=10, batch_size=4)
+    in_parts = loss_of(gpt, tokens, stride=3, batch_size=4)
     handle.remove()
     assert in_parts.count == whole.count
     assert in_parts.sum == pytest.approx(whole.sum, rel=1e-6)
@@ -102,9 +96,9 @@ def test_few_logits_at_once_are_all_logits_at_once(gpt: GPT, monkeypatch: pytest
 
 
 def test_in_bfloat16_the_loss_is_taken_in_float32(tmp_path: Path) -> None:
-    save_gpt2(tmp_path)
+    save_gpt2(tmp_path, n_positions=CONTEXT)
     gpt, tokens = load(tmp_path).model, some_text(100)
-    exact = loss_of(gpt, tokens, stride=24, batch_size=4)
-    rounded = loss_of(gpt.to(dtype=torch.bfloat16), tokens, stride=24, batch_size=4)
+    exact = loss_of(gpt, tokens, stride=CONTEXT, batch_size=4)
+    rounded = loss_of(gpt.to(dtype=torch.bfloat16), tokens, stride=CONTEXT, batch_size=4)
     assert rounded.mean == pytest.approx(exact.mean, rel=0.02)
     assert rounded.mean != exact.mean
