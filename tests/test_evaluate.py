@@ -116,7 +116,7 @@ CASES = {
     # the arguments, and words that the sentence must have
     "no text and no task": (["checkpoint=gpt2s"], ["data.path is missing"]),
     "no such text": (["checkpoint=gpt2s", "data.path=nowhere.txt"], ["nowhere.txt: no such file"]),
-    "text without a token": (["checkpoint=words", "data.path=blank.txt"], ["blank.txt", "0 token(s)"]),
+    "text without a token": (["checkpoint=words", "data.path=blank.txt"], ["the text holds no token"]),
     "text of one token": (["checkpoint=gpt2s", "data.path=one.txt"], ["one.txt has 1 token(s)", "follows another"]),
     "text that the vocabulary lacks": (["checkpoint=chars", "data.path=poem.txt"], ["poem.txt: the character 'T'"]),
     "stride of nothing": (["checkpoint=gpt2s", "data.path=poem.txt", "stride=0"], ["stride=0 must be at least 1"]),
@@ -138,13 +138,14 @@ CASES = {
     ),
     "task with a text": (
         ["task=fog.yaml", "data.path=poem.txt"],
-        ["data.path names a text", "leave data.path or task"],
+        ["data.path belongs to a text", "leave data.path or task"],
     ),
     "task with a stride": (["task=fog.yaml", "stride=2"], ["stride=2 is for a text"]),
     "task without a name": (["task="], ["task= is empty"]),
     "limit without a task": (["data.path=poem.txt", "limit=3"], ["limit=3 is for tasks"]),
     "limit of nothing": (["task=fog.yaml", "limit=0"], ["limit=0 must be more than 0"]),
     "less than no examples": (["task=fog.yaml", "num_fewshot=-1"], ["num_fewshot=-1 must be 0 or more"]),
+    "task that is no file of one": (["checkpoint=gpt2s", "task=poem.txt"], ["task=poem.txt cannot be loaded"]),
     "task whose data are not there": (["checkpoint=gpt2s", "task=empty.yaml"], ["task=empty.yaml cannot be loaded"]),
 }
 

@@ -41,7 +41,7 @@ def test_a_repeated_prompt_is_a_batch(texts: list[str]) -> None:
     assert as_hydra_reads(*[f"prompt={text}" for text in texts]) == texts
 
 
-@pytest.mark.parametrize("key", ["data.path", "run_dir", "checkpoint", "resume", "stop", "+data.path"])
+@pytest.mark.parametrize("key", ["data.path", "run_dir", "checkpoint", "resume", "stop", "task", "+data.path"])
 def test_paths_are_free_text_too(key: str) -> None:
     assert as_hydra_reads(f"{key}=runs/lr=1e-3, first [try]") == "runs/lr=1e-3, first [try]"
 

@@ -53,7 +53,7 @@ def _without_text(cfg: DictConfig) -> DictConfig:
     for override in HydraConfig.get().overrides.task:
         key = override.partition("=")[0].lstrip("+~")
         if key.partition(".")[0] == "data":
-            raise UserError(f"{key} names a text, and a task brings its own: leave {key} or task out")
+            raise UserError(f"{key} belongs to a text, and a task brings its own: leave {key} or task out")
     return OmegaConf.masked_copy(cfg, [str(key) for key in cfg if key != "data"])
 
 

@@ -6,17 +6,22 @@ what is too long is cut on its left, and a text begins behind the end-of-text to
 
 import difflib
 import json
+import random
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, redirect_stdout
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+import lm_eval
+import numpy as np
 import torch
 import torch.nn.functional as F
 from lm_eval.api.instance import Instance
 from lm_eval.api.model import TemplateLM
-from lm_eval.evaluator import simple_evaluate
+from lm_eval.api.task import Task
+from lm_eval.defaults import DEFAULT_OTHER_SEED, DEFAULT_RANDOM_SEED
 from lm_eval.models.utils import normalize_gen_kwargs
 from lm_eval.tasks import TaskManager
 from lm_eval.utils import get_rolling_token_windows, handle_non_serializable, make_disjoint_window, make_table
@@ -71,11 +76,13 @@ class Tasks(TaskManager):
 def _is_one_task(name: str) -> bool:
     """Whether it is the file of a task that refers to no other."""
     path = Path(name).expanduser()
-    return path.is_file() and not any(line.startswith("group:") for line in path.read_text("utf-8").splitlines())
+    return path.is_file() and not any(
+        line.startswith("group:") for line in path.read_text("utf-8", "replace").splitlines()
+    )
 
 
 def run_tasks(lm: "GptlabLM", tasks: Tasks, *, num_fewshot: int | None, limit: float | None) -> dict[str, Any]:
-    """The harness's results, plain data, and its table under `table`.
+    """The harness's results, plain data, and its table under `table`; seeds are the harness's own.
 
     Args:
         lm: the model.
@@ -84,18 +91,28 @@ def run_tasks(lm: "GptlabLM", tasks: Tasks, *, num_fewshot: int | None, limit: f
         limit: examples of each task; a share of them, where it is less than 1; None is all.
     """
     with redirect_stdout(sys.stderr):
-        found = simple_evaluate(
-            model=lm,
-            tasks=tasks.names,
-            task_manager=tasks,
-            num_fewshot=num_fewshot,
-            limit=limit,
-            log_samples=False,
-        )
+        random.seed(DEFAULT_RANDOM_SEED)
+        np.random.seed(DEFAULT_OTHER_SEED)
+        torch.manual_seed(DEFAULT_OTHER_SEED)
+        loaded = tasks.load(tasks.names)
+        for task in loaded["tasks"].values():
+            _set_fewshot(task, num_fewshot)
+        found = lm_eval.evaluate(lm=lm, task_dict=loaded, limit=limit, log_samples=False)
     tables = [make_table(found), *([make_table(found, "groups")] if "groups" in found else [])]
-    kept = ("results", "groups", "higher_is_better", "n-shot", "n-samples", "versions", "lm_eval_version")
+    kept = ("results", "groups", "higher_is_better", "n-shot", "n-samples", "versions")
     results = {name.replace("-", "_"): found[name] for name in kept if name in found}
-    return {**json.loads(json.dumps(results, default=handle_non_serializable)), "table": "\n".join(tables)}
+    plain = json.loads(json.dumps(results, default=handle_non_serializable))
+    return {**plain, "lm_eval_version": version("lm_eval"), "table": "\n".join(tables)}
+
+
+def _set_fewshot(task: Task, num_fewshot: int | None) -> None:
+    """As the harness's own command does: a task that says 0 means it, and one that says nothing has none."""
+    its_own = task.get_config("num_fewshot")
+    if num_fewshot is not None and its_own != 0:
+        task.set_config(key="num_fewshot", value=num_fewshot)
+    elif its_own is None:
+        task.set_config(key="num_fewshot", value=0)
+    task.set_fewshot_seed(seed=DEFAULT_OTHER_SEED)
 
 
 class GptlabLM(TemplateLM):
