@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, Progress, TextColumn
 
 LOGGER = logging.getLogger("gptlab")
 SECONDS = 10  # between two plain lines
@@ -32,37 +32,22 @@ def progress_line(what: str, total: int, *, unit: str) -> Iterator[Callable[...,
     console = Console(file=sys.stderr)
     began = last_line = time.monotonic()
 
-    def speed(completed: int) -> float:
-        return completed / max(time.monotonic() - began, 1e-9)
+    def line(completed: int, note: str) -> str:
+        speed = max(completed, 1e-9) / max(time.monotonic() - began, 1e-9)
+        eta = "ETA {}:{:02d}".format(*divmod(round((total - completed) / speed), 60))
+        return "  ".join(filter(None, (f"{completed:,}/{total:,} {unit}", f"{speed:,.0f} {unit}/s", note, eta)))
 
     if console.is_terminal:
-        with _bar(console) as bar:
-            task: TaskID = bar.add_task(what, total=total, now="")
-
-            def show(completed: int, note: str = "") -> None:
-                now = f"{completed:,}/{total:,} {unit}  {speed(completed):,.0f} {unit}/s  {note}"
-                bar.update(task, completed=completed, now=now)
-
-            yield show
+        columns = TextColumn("{task.description}"), BarColumn(bar_width=16), TextColumn("{task.fields[line]}")
+        with Progress(*columns, console=console, transient=True) as bar:
+            task = bar.add_task(what, total=total, line="")
+            yield lambda completed, note="": bar.update(task, completed=completed, line=line(completed, note))
         return
 
     def say(completed: int, note: str = "") -> None:
         nonlocal last_line
         if time.monotonic() - last_line >= SECONDS and completed < total:
             last_line = time.monotonic()
-            eta = "{}:{:02d}".format(*divmod(round((total - completed) / max(speed(completed), 1e-9)), 60))
-            counted = f"{completed:,}/{total:,} {unit}  {speed(completed):,.0f} {unit}/s"
-            LOGGER.info("%s  %s  %s", what, counted, f"{note}  ETA {eta}" if note else f"ETA {eta}")
+            LOGGER.info("%s  %s", what, line(completed, note))
 
     yield say
-
-
-def _bar(console: Console) -> Progress:
-    return Progress(
-        TextColumn("{task.description}"),
-        BarColumn(bar_width=20),
-        TextColumn("{task.fields[now]}  ETA"),
-        TimeRemainingColumn(compact=True),
-        console=console,
-        transient=True,
-    )
