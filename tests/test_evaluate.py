@@ -102,6 +102,15 @@ def test_elsewhere_than_in_a_terminal_progress_is_lines(gptlab: Command, monkeyp
 
 
 @pytest.mark.usefixtures("gpt2s")
+def test_in_a_terminal_progress_is_a_bar(gptlab: Command, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    result = gptlab("evaluate", "checkpoint=gpt2s", "data.path=poem.txt")
+    assert "evaluating" in result.err
+    assert "━" in result.err
+    assert json.loads(result.out)["tokens"] > 0
+
+
+@pytest.mark.usefixtures("gpt2s")
 def test_a_task_of_one_s_own(gptlab: Command) -> None:
     result = gptlab("evaluate", "checkpoint=gpt2s", "task=fog.yaml", "limit=2")
     assert result.status == 0, result.err
