@@ -26,8 +26,9 @@ from gptlab.data.corpus import Corpus, GivenTokenizer, prepare
 from gptlab.data.windows import EveryTarget, n_for_training
 from gptlab.errors import UserError
 from gptlab.evaluation.loss import TextLoss, running_loss
+from gptlab.generation.preparation import PRECISIONS
 from gptlab.objective import Batch
-from gptlab.settings import EvaluationSettings, dtype_of
+from gptlab.settings import EvaluationSettings
 from gptlab.training.devices import device_type
 from gptlab.training.log import show_pieces
 
@@ -63,7 +64,7 @@ def _loaded(settings: EvaluationSettings, device: str) -> Loaded:
     loaded.needed_tokenizer()
     if settings.checkpoint is None:
         print(f"the newest run: {loaded.path}", file=sys.stderr)
-    loaded.model.to(device, dtype_of(settings.precision))
+    loaded.model.to(device, PRECISIONS[str(settings.precision)])
     return loaded
 
 

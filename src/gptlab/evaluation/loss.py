@@ -64,7 +64,7 @@ def logits_at_targets(model: GPT, inputs: Tensor, targets: Tensor) -> Iterator[t
     Yields:
         (n, V) float32, (n,), on the model's device
     """
-    device = model.head.weight.device
+    device = model.device
     inputs, targets = inputs.to(device), targets.to(device)
     counts = targets != IGNORED  # (B, T)
     hidden, wanted = model.trunk(inputs)[counts], targets[counts]  # (n, C), (n,)
