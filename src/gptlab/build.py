@@ -21,7 +21,14 @@ from torch.overrides import TorchFunctionMode
 from gptlab.arguments import check_arguments, nearest
 from gptlab.errors import UserError
 from gptlab.model import GPT
-from gptlab.settings import DataSettings, EvaluationSettings, ExportSettings, GenerationSettings, Settings
+from gptlab.settings import (
+    DataSettings,
+    EvaluationSettings,
+    ExportSettings,
+    GenerationSettings,
+    InspectionSettings,
+    Settings,
+)
 from gptlab.tokenizer import Tokenizer
 
 Config = dict[str, Any]
@@ -79,6 +86,11 @@ def export_settings(config: Config) -> ExportSettings:
 def evaluation_settings(config: Config) -> EvaluationSettings:
     """The settings of an evaluation, checked; its text is the data group's affair."""
     return _call(EvaluationSettings, {key: value for key, value in config.items() if key != "data"}, key="")
+
+
+def inspection_settings(config: Config) -> InspectionSettings:
+    """The settings of an inspection, checked."""
+    return _call(InspectionSettings, config, key="")
 
 
 def data_settings(config: Config) -> DataSettings:

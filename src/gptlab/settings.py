@@ -154,3 +154,22 @@ class EvaluationSettings:
     @property
     def tasks(self) -> list[str]:
         return [self.task] if isinstance(self.task, str) else self.task or []
+
+
+@dataclass(frozen=True)
+class InspectionSettings:
+    """The settings of inspect.yaml."""
+
+    prompt: str
+    checkpoint: str | None
+    to: str | None
+    top_k: int
+    accelerator: str
+
+    def __post_init__(self) -> None:
+        if not self.prompt:
+            raise ValueError("prompt= is empty: there must be at least one token to look at (prompt=<text>)")
+        if self.top_k < 1:
+            raise ValueError(f"top_k={self.top_k} must be at least 1")
+        if self.to == "":
+            raise ValueError("to= is empty: it names the directory that is made")

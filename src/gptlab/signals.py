@@ -1,10 +1,13 @@
 """Another answer to a signal, for a while."""
 
 import signal
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
+
+END_OF_PROCESS = [getattr(signal, name) for name in ("SIGTERM", "SIGHUP") if hasattr(signal, name)]  # Windows lacks one
 
 
 @contextmanager
@@ -17,3 +20,9 @@ def answering(*numbers: int, by: Callable[[int, FrameType | None], None]) -> Ite
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
+
+
+def leave(number: int, frame: FrameType | None) -> None:
+    """A process that is told to go (SIGTERM), or whose terminal is closed (SIGHUP), leaves no half of a directory."""
+    print("terminated", file=sys.stderr)
+    raise SystemExit(128 + number)

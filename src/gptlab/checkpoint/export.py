@@ -3,18 +3,15 @@
 import json
 import os
 import shutil
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
-from uuid import uuid4
 
-from safetensors import SafetensorError
 from safetensors.torch import save_file
 
 from gptlab.checkpoint.card import model_card
 from gptlab.checkpoint.hugging_face import CONFIG, TOKENIZER, TOKENIZER_CONFIG, WEIGHTS
 from gptlab.checkpoint.loaded import Loaded
+from gptlab.directories import absolute, made_whole
 from gptlab.errors import UserError
 from gptlab.model import gpt2
 
@@ -23,9 +20,7 @@ GENERATION_CONFIG, CARD, CURVES = "generation_config.json", "README.md", "curves
 
 def check_free(to: str) -> Path:
     """The directory to make. Raises UserError where something is there already."""
-    directory = Path(to).expanduser().absolute()
-    if Path.cwd().is_relative_to(directory.resolve()):
-        raise UserError(f"to={to} is where you stand: name a directory that is made anew")
+    directory = absolute(to)
     if directory.is_symlink() or directory.is_file() or (directory.is_dir() and any(directory.iterdir())):
         raise UserError(f"to={to} is there already: name a directory that is not")
     return directory
@@ -55,7 +50,7 @@ def export(loaded: Loaded, to: str, *, address: str) -> list[str]:
         raise UserError(f"{loaded.name} cannot be exported: {error}") from None
     tokenizer, complaints = _tokenizer_files(loaded)
     eot = loaded.tokenizer.eot if loaded.tokenizer is not None else None
-    with _made_whole(directory, to) as partial:
+    with made_whole(directory, to, clear=Path.rmdir) as partial:  # only an empty one is cleared
         save_file(tensors, partial / WEIGHTS, metadata={"format": "pt"})
         _write_json(partial / CONFIG, gpt2.config(loaded.model, eot=eot))
         _write_json(partial / GENERATION_CONFIG, {"bos_token_id": eot, "eos_token_id": eot, "pad_token_id": eot})
@@ -96,30 +91,6 @@ def _tokenizer_files(loaded: Loaded) -> tuple[dict[str, str], list[str]]:
         **({"unk_token": backend.id_to_token(unk)} if unk is not None else {}),
     }
     return {TOKENIZER: backend.to_str(), TOKENIZER_CONFIG: json.dumps(settings, indent=2) + "\n"}, []
-
-
-@contextmanager
-def _made_whole(directory: Path, to: str) -> Iterator[Path]:
-    """A directory to fill, which gets its name when it is whole, and is gone when it cannot be."""
-    partial = directory.with_name(f".{directory.name}.{uuid4().hex[:8]}.partial")
-    new_parents = [parent for parent in directory.parents if not parent.exists()]
-    try:
-        partial.mkdir(parents=True)
-        yield partial
-        for path in partial.iterdir():
-            with path.open("rb") as file:
-                os.fsync(file.fileno())
-        if directory.is_dir():
-            directory.rmdir()  # empty
-        partial.rename(directory)
-    except (OSError, SafetensorError) as error:
-        reason = (error.strerror if isinstance(error, OSError) else None) or str(error).splitlines()[0]
-        raise UserError(f"to={to} cannot be written ({reason}): nothing of it was kept") from None
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
-        with suppress(OSError):  # the first that is not empty ends it
-            for parent in new_parents:
-                parent.rmdir()
 
 
 def _write_json(path: Path, content: dict[str, Any]) -> None:

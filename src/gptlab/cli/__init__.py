@@ -9,6 +9,7 @@ COMMANDS = {
     "train": "train a model: gptlab train experiment=shakespeare_char data.path=input.txt",
     "generate": 'continue a text: gptlab generate prompt="The import statement"',
     "evaluate": "measure a model: gptlab evaluate checkpoint=outputs/... data.path=input.txt",
+    "inspect": 'look inside a model: gptlab inspect prompt="The import statement"',
     "export": "hand a model on: gptlab export checkpoint=outputs/... to=my-model",
 }
 

@@ -1,8 +1,6 @@
 """`gptlab export`: hand a model on, in the format that the rest of the ecosystem opens."""
 
 import shlex
-import signal
-import sys
 from pathlib import Path
 
 from omegaconf import DictConfig
@@ -15,9 +13,7 @@ from gptlab.cli.compose import run_command
 from gptlab.cli.explain import command_line
 from gptlab.cli.report import shortened
 from gptlab.errors import UserError
-from gptlab.signals import answering
-
-END_OF_PROCESS = [getattr(signal, name) for name in ("SIGTERM", "SIGHUP") if hasattr(signal, name)]  # Windows lacks one
+from gptlab.signals import END_OF_PROCESS, answering, leave
 
 
 def main(arguments: list[str]) -> int:
@@ -34,7 +30,7 @@ def run_export(cfg: DictConfig) -> int:
     loaded = load(settings.checkpoint if settings.checkpoint is not None else newest_run(Path("outputs")))
     print(f"exporting {settings.checkpoint or shortened(loaded.path)}", flush=True)
     address = settings.push_to if settings.push_to is not None else directory.name
-    with answering(*END_OF_PROCESS, by=_leave):
+    with answering(*END_OF_PROCESS, by=leave):
         complaints = export(loaded, settings.to, address=address)
     place = shortened(directory)
     for path in sorted(directory.iterdir()):
@@ -57,9 +53,3 @@ def run_export(cfg: DictConfig) -> int:
     if settings.push_to is None:
         print(f"  {upload}")
     return 0
-
-
-def _leave(number: int, frame: object) -> None:
-    """A process that is told to go (SIGTERM), or whose terminal is closed (SIGHUP), leaves no half of a directory."""
-    print("terminated", file=sys.stderr)
-    raise SystemExit(128 + number)

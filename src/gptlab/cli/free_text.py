@@ -12,8 +12,8 @@ import re
 from gptlab.build import literal
 
 FREE_TEXT = {
-    *("prompt", "stop", "callbacks.samples.prompt", "checkpoint", "resume", "run_dir", "to", "init_from"),
-    *("data.path", "data.cache_dir", "task"),
+    *("prompt", "stop", "checkpoint", "resume", "run_dir", "to", "init_from", "task"),
+    *("callbacks.samples.prompt", "callbacks.attention.prompt", "data.path", "data.cache_dir"),
 }
 REPEATABLE = {"prompt", "stop", "task"}
 """Given several times, these make a list; any other key's last value counts."""

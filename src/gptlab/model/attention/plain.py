@@ -75,8 +75,12 @@ class PlainAttention(nn.Module):
 
     def attend(self, queries: Tensor, keys: Tensor, values: Tensor, mask: Tensor | None) -> Tensor:
         """softmax(QK^T / sqrt(D)) V over the allowed keys: (B, H, T, D)."""
-        scores = queries @ keys.transpose(-2, -1) / math.sqrt(self.head_dim)  # (B, H, T, past + T)
-        allowed = allowed_keys(queries.shape[2], keys.shape[2], mask, queries.device)
-        weights = scores.masked_fill(~allowed, -math.inf).softmax(dim=-1)
+        weights = self.weights(queries, keys, mask)  # (B, H, T, past + T)
         weights = F.dropout(weights, self.dropout, self.training)
         return weights @ values
+
+    def weights(self, queries: Tensor, keys: Tensor, mask: Tensor | None) -> Tensor:
+        """How much each query takes from each allowed key, in shares that sum to 1: (B, H, T, past + T)."""
+        scores = queries @ keys.transpose(-2, -1) / math.sqrt(self.head_dim)  # (B, H, T, past + T)
+        allowed = allowed_keys(queries.shape[2], keys.shape[2], mask, queries.device)
+        return scores.masked_fill(~allowed, -math.inf).softmax(dim=-1)
