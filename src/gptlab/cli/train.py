@@ -89,13 +89,17 @@ def train(cfg: DictConfig) -> int:
 
 def _rehearse(config: build.Config, settings: Settings, hardware: devices.Hardware, tokenizer: Tokenizer) -> None:
     """Build loggers, callbacks and Trainer once before there is a directory: what they refuse leaves nothing behind."""
-    from gptlab.training.callbacks.samples import Samples
+    from gptlab.training.callbacks.attention import AttentionMaps
+    from gptlab.training.callbacks.samples import Samples, encoded_prompt
     from gptlab.training.log import quiet_lightning
 
     quiet_lightning()
     for callback in _trainer(config, settings, hardware).callbacks:  # type: ignore[attr-defined]
         if isinstance(callback, Samples):
-            callback.encoded_prompt(tokenizer)
+            encoded_prompt(callback.prompt, tokenizer, key="callbacks.samples.prompt")
+        if isinstance(callback, AttentionMaps):
+            one_layer = {**config, "model": {**config["model"], "n_layers": 1}}
+            callback.rehearse(build.model(one_layer, build.STAND_IN_VOCABULARY), tokenizer)
 
 
 @dataclass(frozen=True)

@@ -74,7 +74,7 @@ def _strip(inspection: Inspection, texts: dict[int, str], *, uniform: float) -> 
     buttons = []
     for place, id_, loss, rank in _of_each_token(inspection):
         heat = 0.0 if loss is None else min(loss / uniform, 1.0)
-        said = "nothing came before it" if loss is None else f"loss {loss:.2f}, the {rank:,}. most likely"
+        said = "nothing came before it" if loss is None else f"loss {loss:.2f}, rank {rank:,}"
         first = " first" if loss is None else ""
         line_break = "<br>" if "↵" in texts[id_] else ""
         buttons.append(

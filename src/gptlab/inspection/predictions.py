@@ -68,7 +68,7 @@ def lens(inspection: Inspection, texts: dict[int, str]) -> "Figure":
         for column, id_ in enumerate(predicted):
             right = id_ == came[row]
             axes.text(
-                column, row, label(texts[id_]), ha="center", va="center",
+                column, row, label(texts[id_]), ha="center", va="center", in_layout=False,
                 **font(7.5, INK if right else "#4a5561", fontweight="bold" if right else "normal"),
             )  # fmt: skip
     axes.set_yticks(range(len(tokens)), [label(token) for token in tokens], **font(7.5))

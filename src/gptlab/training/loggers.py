@@ -5,6 +5,7 @@ import math
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from lightning.fabric.utilities.rank_zero import rank_zero_only
 from lightning.pytorch.loggers import Logger, TensorBoardLogger
 
@@ -52,6 +53,11 @@ class TensorBoard(TensorBoardLogger):
     def log_text(self, name: str, text: str, step: int) -> None:
         """Text as it is: indented, so that TensorBoard's markdown leaves it alone."""
         self.experiment.add_text(name, "\n".join("    " + line for line in text.splitlines()), step)
+
+    @rank_zero_only
+    def log_image(self, name: str, picture: np.ndarray, step: int) -> None:
+        """A picture as pixels, (height, width, 3)."""
+        self.experiment.add_image(name, picture, step, dataformats="HWC")
 
     @rank_zero_only
     def save(self) -> None:

@@ -49,24 +49,12 @@ class Samples(L.Callback):
         self.top_k = top_k
         self.seed = seed
 
-    def encoded_prompt(self, tokenizer: Tokenizer) -> list[int] | None:
-        """Ids of the prompt, if there is one. Raises UserError where the vocabulary lacks a part of it."""
-        if self.prompt is None:
-            return None
-        try:
-            ids = tokenizer.encode(self.prompt)
-        except ValueError as error:
-            raise UserError(f"callbacks.samples.prompt={self.prompt}: {error}") from None
-        if not ids:
-            raise UserError("callbacks.samples.prompt is empty: null takes the first words of a sentence")
-        return ids
-
     @rank_zero_only
     def on_validation_end(self, trainer: L.Trainer, module: L.LightningModule) -> None:
         assert isinstance(module, TrainingModule)
         if not math.isfinite(module.metrics["val/loss"]):
             return  # nothing can be drawn from logits that are nan
-        prompt = self.encoded_prompt(module.tokenizer) or first_words(
+        prompt = encoded_prompt(self.prompt, module.tokenizer, key="callbacks.samples.prompt") or first_words(
             trainer.datamodule.val.tokens,  # type: ignore[attr-defined]
             module.tokenizer,
         )
@@ -85,6 +73,23 @@ class Samples(L.Callback):
         for logger in trainer.loggers:
             if isinstance(logger, TensorBoard):
                 logger.log_text("sample", text, trainer.global_step)
+
+
+def encoded_prompt(prompt: str | None, tokenizer: Tokenizer, *, key: str) -> list[int] | None:
+    """Ids of the prompt, if there is one; `key` is its place in the configuration.
+
+    Raises:
+        UserError: where it is empty, or where the vocabulary lacks a part of it.
+    """
+    if prompt is None:
+        return None
+    try:
+        ids = tokenizer.encode(prompt)
+    except ValueError as error:
+        raise UserError(f"{key}={prompt}: {error}") from None
+    if not ids:
+        raise UserError(f"{key} is empty: null takes the first words of a sentence")
+    return ids
 
 
 def first_words(tokens: np.ndarray, tokenizer: Tokenizer) -> list[int]:
