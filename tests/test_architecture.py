@@ -37,9 +37,11 @@ def test_importing_gptlab_imports_nothing() -> None:
     [
         "import gptlab.cli.generate",
         "import gptlab.cli.evaluate",
+        "import gptlab.cli.inspect",
         "import gptlab; gptlab.load",
         "import gptlab.cli.train",
         "import gptlab.model, gptlab.generation.decoding, gptlab.objective.next_token",
+        "import gptlab.inspection.look, gptlab.inspection.tokens",
     ],
 )
 def test_nobody_pays_for_lightning_before_training_starts(code: str) -> None:

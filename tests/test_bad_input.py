@@ -201,6 +201,47 @@ CASES = {
     ),
     "push to no name": (["export", "checkpoint=gpt2s", "to=out", "push_to=a/b/c"], ["is no repository's name"]),
     "unknown setting of export": (["export", "too=out"], ["too is not a setting", "did you mean to"]),
+    "inspection of nothing": (["inspect", "checkpoint=gpt2s"], ["prompt is missing", "prompt=<value>"]),
+    "inspection of an empty prompt": (["inspect", "checkpoint=gpt2s", "prompt="], ["prompt= is empty", "one token"]),
+    "inspection over the context": (
+        ["inspect", "checkpoint=gpt2s", f"prompt={POEM}"],
+        ["tokens, and this model sees 24"],
+    ),
+    "inspection of too much": (
+        ["inspect", "checkpoint=long", f"prompt={POEM * 2}"],
+        ["tokens: maps of more than 128 cannot be read"],
+    ),
+    "inspection of two prompts": (["inspect", "prompt=a", "prompt=b"], ["prompt=['a', 'b'] must be text"]),
+    "inspection without a tokenizer": (["inspect", "checkpoint=mute", "prompt=a"], ["mute has no tokenizer"]),
+    "inspection onto something": (
+        ["inspect", "checkpoint=gpt2s", "prompt=a", "to=folder_of_mine"],
+        ["to=folder_of_mine holds other things (mine.txt)"],
+    ),
+    "inspection onto a file": (
+        ["inspect", "checkpoint=gpt2s", "prompt=a", "to=poem.txt"],
+        ["to=poem.txt is there already"],
+    ),
+    "inspection below a file": (
+        ["inspect", "checkpoint=gpt2s", "prompt=a", "to=poem.txt/out"],
+        ["to=poem.txt/out cannot be written"],
+    ),
+    "inspection of where one stands": (["inspect", "checkpoint=gpt2s", "prompt=a", "to=."], ["is where you stand"]),
+    "inspection to an empty name": (["inspect", "checkpoint=gpt2s", "prompt=a", "to="], ["to= is empty"]),
+    "inspection with no next tokens": (["inspect", "prompt=a", "top_k=0"], ["top_k=0 must be at least 1"]),
+    "inspection without a run": (["inspect", "prompt=a"], ["no run under outputs"]),
+    "unknown setting of inspect": (["inspect", "promt=a"], ["promt is not a setting", "did you mean prompt"]),
+    "attention prompt outside the vocabulary": (
+        ["train", *TINY, "callbacks=attention", "callbacks.attention.prompt=XYZ"],
+        ["callbacks.attention.prompt=XYZ", "the character 'X' is not in the vocabulary"],
+    ),
+    "attention prompt over the context": (
+        ["train", *TINY, "callbacks=attention", "callbacks.attention.prompt=on little cat feet."],
+        ["callbacks.attention.prompt has 19 tokens: at most 16"],
+    ),
+    "empty attention prompt": (
+        ["train", *TINY, "callbacks=attention", "callbacks.attention.prompt="],
+        ["callbacks.attention.prompt is empty"],
+    ),
     "negative temperature": (["generate", "prompt=a", "temperature=-0.5"], ["temperature=-0.5 must be 0"]),
     "top_p of nothing": (["generate", "prompt=a", "top_p=0"], ["top_p=0 must lie in (0, 1]"]),
     "top_p above one": (["generate", "prompt=a", "top_p=1.5"], ["top_p=1.5 must lie in (0, 1]"]),
@@ -241,6 +282,8 @@ def bad_files(workplace: Path) -> Path:
     bpe = BPETokenizer.train([POEM], vocab_size=270)
     save_gpt2(workplace / "gpt2s", vocab_size=bpe.vocab_size)
     bpe.to_tokenizers().save(str(workplace / "gpt2s" / "tokenizer.json"))
+    shutil.copytree(workplace / "gpt2s", workplace / "long")
+    save_gpt2(workplace / "long", vocab_size=bpe.vocab_size, n_positions=200)
     save_gpt2(workplace / "mute")
     for name in ("halves", "llama", "pickled"):
         shutil.copytree(workplace / "mute", workplace / name)
