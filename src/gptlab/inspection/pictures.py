@@ -57,7 +57,7 @@ def attention_of_layer(attention: Tensor, texts: list[str], *, layer: int) -> "F
     rows = math.ceil(n_heads / columns)
     side = min(max(n_tokens * LABEL, 2.4), 6.4)
     labels_need = 0.07 * max(len(label(text)) for text in texts)
-    width, height = max(columns * (side + 0.2) + labels_need, 6.5), rows * (side + 0.4) + labels_need + 0.8
+    width, height = max(columns * (side + 0.2) + labels_need, 6.5), rows * (side + 0.4) + labels_need + 0.6
     gaps = math.ceil(0.4 * n_tokens / side), math.ceil(0.1 * n_tokens / side)  # a head's number stands above it
     maps = np.full((rows * columns, n_tokens, n_tokens), np.nan, dtype=np.float32)
     maps[:n_heads] = _causal(attention)

@@ -83,7 +83,8 @@ def lens(inspection: Inspection, texts: dict[int, str]) -> "Figure":
     bare(axes)
     beside.tick_params(length=0, pad=3)
     beside.spines[:].set_visible(False)
-    figure.suptitle("how the prediction forms, layer by layer", x=0.01, ha="left", **font(11, fontweight="bold"))
+    title = "how the prediction forms, layer by layer"
+    figure.suptitle(title, x=0.01, ha="left", fontsize=11, fontweight="bold", color=INK)
     heading = "greener: more probable; bold: the token that came"
     figure.supxlabel(heading, x=0.01, ha="left", fontsize=8, color=FAINT)
     return figure
