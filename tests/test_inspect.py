@@ -117,6 +117,24 @@ def test_a_model_and_a_tokenizer_that_do_not_belong_together(trained: Command) -
     assert not Path("inspect").exists()
 
 
+def test_a_model_that_computes_nan_is_refused(trained: Command) -> None:
+    path = Path("outputs/default/run/checkpoints/best.ckpt")
+    checkpoint = torch.load(path, weights_only=True)
+    checkpoint["state_dict"]["model.trunk.blocks.0.attention.qkv.bias"][0] = torch.nan
+    torch.save(checkpoint, "broken.ckpt")
+    result = trained("inspect", "checkpoint=broken.ckpt", "prompt=The fog")
+    assert result.status == 2
+    assert result.err == "error: broken.ckpt computes nan: there is nothing to look at\n"
+    assert not Path("inspect").exists()
+
+
+def test_what_is_no_run_s_has_its_place_here(trained: Command) -> None:
+    shutil.copy("outputs/default/run/checkpoints/best.ckpt", "loose.ckpt")
+    assert trained("inspect", "checkpoint=loose.ckpt", "prompt=The fog").status == 0
+    (place,) = Path("inspect").glob("loose-ckpt-*/The-fog")
+    assert (place / "index.html").is_file()
+
+
 def test_a_process_that_is_told_to_go_leaves_nothing_behind(trained: Command, workplace: Path) -> None:
     code = """
 import os, signal

@@ -7,8 +7,6 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from uuid import uuid4
 
-from safetensors import SafetensorError
-
 from gptlab.errors import UserError
 
 
@@ -44,8 +42,8 @@ def made_whole(directory: Path, to: str, *, clear: Callable[[Path], None]) -> It
         if directory.is_dir():
             clear(directory)
         partial.rename(directory)
-    except (OSError, SafetensorError) as error:
-        reason = (error.strerror if isinstance(error, OSError) else None) or str(error).splitlines()[0]
+    except OSError as error:
+        reason = error.strerror or str(error).splitlines()[0]
         raise UserError(f"to={to} cannot be written ({reason}): nothing of it was kept") from None
     finally:
         shutil.rmtree(partial, ignore_errors=True)

@@ -6,7 +6,9 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+from safetensors import SafetensorError
 from safetensors.torch import save_file
+from torch import Tensor
 
 from gptlab.checkpoint.card import model_card
 from gptlab.checkpoint.hugging_face import CONFIG, TOKENIZER, TOKENIZER_CONFIG, WEIGHTS
@@ -51,7 +53,7 @@ def export(loaded: Loaded, to: str, *, address: str) -> list[str]:
     tokenizer, complaints = _tokenizer_files(loaded)
     eot = loaded.tokenizer.eot if loaded.tokenizer is not None else None
     with made_whole(directory, to, clear=Path.rmdir) as partial:  # only an empty one is cleared
-        save_file(tensors, partial / WEIGHTS, metadata={"format": "pt"})
+        _save_weights(partial / WEIGHTS, tensors)
         _write_json(partial / CONFIG, gpt2.config(loaded.model, eot=eot))
         _write_json(partial / GENERATION_CONFIG, {"bos_token_id": eot, "eos_token_id": eot, "pad_token_id": eot})
         for name, text in tokenizer.items():
@@ -91,6 +93,13 @@ def _tokenizer_files(loaded: Loaded) -> tuple[dict[str, str], list[str]]:
         **({"unk_token": backend.id_to_token(unk)} if unk is not None else {}),
     }
     return {TOKENIZER: backend.to_str(), TOKENIZER_CONFIG: json.dumps(settings, indent=2) + "\n"}, []
+
+
+def _save_weights(path: Path, tensors: dict[str, Tensor]) -> None:
+    try:
+        save_file(tensors, path, metadata={"format": "pt"})
+    except SafetensorError as error:  # what a full disk is called there
+        raise OSError(str(error)) from None
 
 
 def _write_json(path: Path, content: dict[str, Any]) -> None:

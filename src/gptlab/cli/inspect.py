@@ -46,8 +46,8 @@ def run_inspect(cfg: DictConfig) -> int:
         inspection = look(loaded.model.to(device), ids, top_k=settings.top_k)
     except ValueError as error:
         raise UserError(f"{loaded.name} cannot be looked into: {error}") from None
-    if not inspection.layer_probabilities.isfinite().all():
-        raise UserError(f"{loaded.name} predicts nan: there is nothing to look at")
+    if not (inspection.attention.isfinite().all() and inspection.layer_probabilities.isfinite().all()):
+        raise UserError(f"{loaded.name} computes nan: there is nothing to look at")
     embedding = loaded.model.trunk.token_embedding.weight
     shown = [*ids, *inspection.next_ids.flatten().tolist(), *inspection.layer_ids.flatten().tolist()]
     texts = token_texts(loaded.needed_tokenizer(), [*shown, *embedded_ids(ids, len(embedding))])
@@ -102,7 +102,8 @@ def _place(loaded: Loaded, prompt: str) -> Path:
     """`inspect/<prompt>` in a run's directory, else `inspect/<model>/<prompt>` here."""
     if loaded.path.parent.name == "checkpoints":
         return loaded.path.parents[1] / "inspect" / _file_name(prompt)
-    return Path("inspect", _file_name(loaded.name), _file_name(prompt))
+    model = loaded.path.name if Path(loaded.name).expanduser().exists() else loaded.name
+    return Path("inspect", _file_name(model), _file_name(prompt))
 
 
 def _file_name(text: str) -> str:

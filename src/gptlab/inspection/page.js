@@ -147,7 +147,7 @@ function drawMap() {
 
 function showLooked() {
   const { place, layer, head } = chosen;
-  find("looks").textContent = `What token ${place + 1}, ${tokens[place]}, looks at in layer ${layer + 1}, head ${head + 1}`;
+  find("looks").textContent = `What ${tokens[place]} (token ${place + 1}) looks at in layer ${layer + 1}, head ${head + 1}`;
   const strip = find("looked");
   strip.replaceChildren(...[...find("text").children].map(child => child.cloneNode(true)));
   strip.querySelectorAll("button").forEach((button, key) => {
