@@ -7,7 +7,7 @@ import torch
 
 from gptlab.inspection.drawing import label, pixels
 from gptlab.inspection.look import Inspection
-from gptlab.inspection.pictures import attention_grid, attention_of_layer
+from gptlab.inspection.maps import attention_grid, attention_of_layer
 from gptlab.inspection.predictions import lens, surprise
 
 ODD = ["$x$", "$", "·word", "日本", "\U0001f469", "↵", "a" * 80, "◌\u0301", "\\xe2"]
@@ -38,7 +38,7 @@ def test_every_size_is_drawn_without_a_warning(sizes: tuple[int, int, int]) -> N
         for figure in (
             attention_grid(inspection.attention, "$" * 300),
             attention_of_layer(inspection.attention[0], tokens, layer=1),
-            surprise(inspection, texts, vocab_size=50),
+            surprise(inspection, texts, vocab_size=sizes[2]),
             lens(inspection, texts),
         ):
             height, width, colours = pixels(figure).shape

@@ -9,8 +9,8 @@ from torch import Tensor
 from gptlab.inspection.board import write_board
 from gptlab.inspection.drawing import pixels, save
 from gptlab.inspection.look import Inspection
+from gptlab.inspection.maps import attention_grid, attention_of_layer
 from gptlab.inspection.page import GENERATOR, page
-from gptlab.inspection.pictures import attention_grid, attention_of_layer
 from gptlab.inspection.predictions import lens, surprise
 from gptlab.inspection.tokens import visible
 

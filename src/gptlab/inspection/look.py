@@ -1,5 +1,6 @@
 """What a model does with one text, in numbers. L layers, H heads, T tokens, V vocabulary, K tokens that are listed."""
 
+import math
 from dataclasses import dataclass
 
 import torch
@@ -92,6 +93,11 @@ def attention_maps(model: GPT, ids: list[int]) -> Tensor:
     twin = recording_twin(model)
     twin.trunk(torch.tensor([ids], device=model.head.weight.device))
     return recorded_attention(twin)
+
+
+def cost_of_a_guess(vocab_size: int) -> float:
+    """The loss of one who knows nothing, ln V; of a vocabulary of one token, where no loss is, that of two."""
+    return math.log(max(vocab_size, 2))
 
 
 def _log_probabilities(head: nn.Module, hidden: Tensor) -> Tensor:

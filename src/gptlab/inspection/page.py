@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from gptlab.inspection.look import Inspection
+from gptlab.inspection.look import Inspection, cost_of_a_guess
 
 HERE = Path(__file__).parent
 GENERATOR = '<meta name="generator" content="gptlab inspect">'
@@ -37,8 +37,8 @@ def page(
         "generator": GENERATOR,
         "style": (HERE / "page.css").read_text(encoding="utf-8"),
         "facts": "".join(f"<dt>{html.escape(name)}</dt><dd>{html.escape(value)}</dd>" for name, value in facts.items()),
-        "strip": _strip(inspection, texts, uniform=math.log(vocab_size)),
-        "uniform": f"{math.log(vocab_size):.1f}",
+        "strip": _strip(inspection, texts, uniform=cost_of_a_guess(vocab_size)),
+        "uniform": f"{cost_of_a_guess(vocab_size):.1f}",
         "vocabulary": f"{vocab_size:,}",
         "tokens": _tokens_table(inspection, texts),
         "overview": base64.b64encode(overview).decode(),
@@ -46,12 +46,11 @@ def page(
         "data": _data(inspection, texts),
         "script": (HERE / "page.js").read_text(encoding="utf-8"),
     }
-    whole = (HERE / "page.html").read_text(encoding="utf-8")
-    head, *rest = whole.split("{{")
-    for piece in rest:  # one pass: a token that reads like a placeholder is text
-        name, _, text = piece.partition("}}")
-        head += parts[name] + text
-    return head
+    whole, *pieces = (HERE / "page.html").read_text(encoding="utf-8").split("{{")
+    for piece in pieces:  # one pass: a token that reads like a placeholder is text
+        name, _, after = piece.partition("}}")
+        whole += parts[name] + after
+    return whole
 
 
 def _marked(text: str) -> str:

@@ -5,7 +5,7 @@ import unicodedata
 from typing import TYPE_CHECKING
 
 from gptlab.inspection.drawing import FAINT, INK, NONE, bare, font, label, new_figure, sparse_ticks
-from gptlab.inspection.look import Inspection
+from gptlab.inspection.look import Inspection, cost_of_a_guess
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -29,7 +29,7 @@ def surprise(inspection: Inspection, texts: dict[int, str], *, vocab_size: int) 
     figure = new_figure(width, strip_height + bars_height + 0.5)
     strip, bars = figure.subplots(2, 1, height_ratios=[strip_height, bars_height])
     losses = [math.nan, *inspection.losses.tolist()]
-    uniform = math.log(vocab_size)
+    uniform = cost_of_a_guess(vocab_size)
     colours = _colours(ORANGES)
     _draw_strip(strip, lines, losses, colours, most=uniform, width=width)
 

@@ -9,7 +9,7 @@ from lightning.pytorch.utilities.rank_zero import rank_zero_only
 from gptlab.errors import UserError
 from gptlab.inspection.drawing import pixels
 from gptlab.inspection.look import MAX_TOKENS, attention_maps
-from gptlab.inspection.pictures import attention_grid
+from gptlab.inspection.maps import attention_grid
 from gptlab.inspection.tokens import visible
 from gptlab.model import GPT
 from gptlab.tokenizer import Tokenizer

@@ -12,10 +12,10 @@ if TYPE_CHECKING:
     from matplotlib.colors import Colormap
     from matplotlib.figure import Figure
 
-PAPER, BLUES = "#f4f6f8", ("#f4f6f8", "#bcd0e8", "#5f93c9", "#2a5c94", "#0d2a4d")
+BLUES = ("#f4f6f8", "#bcd0e8", "#5f93c9", "#2a5c94", "#0d2a4d")
 SMALLEST_TILE, LARGEST_TILE, GRID_WIDTH = 0.6, 2.6, 12.0  # inches
 LABEL = 0.15  # inches that a token's label needs
-HEADING = "a row is a token, a column what it looks at; darker is more (colour goes with the root of the weight)"
+HOW_TO_READ = "a row is a token, a column what it looks at; darker is more (colour goes with the root of the weight)"
 
 
 def attention_grid(attention: Tensor, title: str) -> "Figure":
@@ -40,7 +40,7 @@ def attention_grid(attention: Tensor, title: str) -> "Figure":
     axes.set_xlabel("head", color=FAINT)
     axes.set_ylabel("layer", color=FAINT)
     bare(axes)
-    _entitle(figure, title, HEADING, width)
+    _entitle(figure, title, width)
     return figure
 
 
@@ -76,7 +76,7 @@ def attention_of_layer(attention: Tensor, texts: list[str], *, layer: int) -> "F
     axes.set_xticks((lefts[:, None] + ticks).ravel(), labels * columns, rotation=90, **font(7))
     axes.set_yticks((tops[:, None] + ticks).ravel(), labels * rows, **font(7))
     bare(axes)
-    _entitle(figure, f"layer {layer}", HEADING, width)
+    _entitle(figure, f"layer {layer}", width)
     return figure
 
 
@@ -102,8 +102,8 @@ def _blues() -> "Colormap":
     return LinearSegmentedColormap.from_list("attention", BLUES).with_extremes(bad="white")
 
 
-def _entitle(figure: "Figure", title: str, heading: str, width: float) -> None:
-    """What is shown, and how it is read, on the left above a picture of this width in inches."""
-    room = int(width * 11)  # characters of the larger of the two
-    figure.suptitle(label(title, room), x=0.01, ha="left", **font(11, fontweight="bold"))
-    figure.supxlabel(heading, x=0.01, ha="left", fontsize=min(8.0, width * 1.15), color=FAINT)
+def _entitle(figure: "Figure", title: str, width: float) -> None:
+    """What is shown, above a picture of so many inches, and how it is read, below."""
+    characters = int(width * 11)  # that have room
+    figure.suptitle(label(title, characters), x=0.01, ha="left", **font(11, fontweight="bold"))
+    figure.supxlabel(HOW_TO_READ, x=0.01, ha="left", fontsize=min(8.0, width * 1.15), color=FAINT)
