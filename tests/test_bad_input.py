@@ -246,6 +246,16 @@ CASES = {
     "top_p of nothing": (["generate", "prompt=a", "top_p=0"], ["top_p=0 must lie in (0, 1]"]),
     "top_p above one": (["generate", "prompt=a", "top_p=1.5"], ["top_p=1.5 must lie in (0, 1]"]),
     "top_k of nothing": (["generate", "prompt=a", "top_k=0"], ["top_k=0 must be at least 1"]),
+    "unknown precision": (["generate", "prompt=a", "precision=fp8"], ["precision=fp8 must be 32 or bf16"]),
+    "unknown precision of a measurement": (
+        ["evaluate", "checkpoint=gpt2s", "data.path=poem.txt", "precision=16"],
+        ["precision=16 must be 32 or bf16"],
+    ),
+    "conversation of several": (
+        ["generate", "interactive=true", "num_samples=2"],
+        ["interactive=true answers one prompt after the other"],
+    ),
+    "conversation without a tokenizer": (["generate", "interactive=true", "checkpoint=mute"], ["has no tokenizer"]),
     "unknown setting of generate": (
         ["generate", "promt=a"],
         ["promt is not a setting", "did you mean prompt"],
@@ -261,35 +271,42 @@ class Malicious:
         return os.system, ("touch executed",)
 
 
-@pytest.fixture
-def bad_files(workplace: Path) -> Path:
-    (workplace / "empty.txt").touch()
-    (workplace / "folder").mkdir()
-    (workplace / "latin.txt").write_bytes(b"caf\xe9 au lait " * 100)
-    (workplace / "short.txt").write_text("too short")
-    (workplace / "broken.txt.gz").write_bytes(gzip.compress(b"words " * 1000)[:-10])
-    torch.save({"weights": torch.zeros(2)}, workplace / "foreign.pt")
-    torch.save(Malicious(), workplace / "malicious.pt")
+@pytest.fixture(scope="session")
+def all_bad_files(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    place = tmp_path_factory.mktemp("bad")
+    (place / "empty.txt").touch()
+    (place / "folder").mkdir()
+    (place / "latin.txt").write_bytes(b"caf\xe9 au lait " * 100)
+    (place / "short.txt").write_text("too short")
+    (place / "broken.txt.gz").write_bytes(gzip.compress(b"words " * 1000)[:-10])
+    torch.save({"weights": torch.zeros(2)}, place / "foreign.pt")
+    torch.save(Malicious(), place / "malicious.pt")
     touch = {"_target_": "os.system", "command": "touch executed"}
     for name, model in {
         "target.pt": touch,
         "list.pt": {"_target_": "gptlab.model.GPT", "attention": [[touch]]},
     }.items():
         ours = {"config": {"model": model, "tokenizer": {}}, "tokenizer": {}, "vocab_size": 3}
-        torch.save({"gptlab": ours, "state_dict": {}}, workplace / name)
-    (workplace / "folder_of_mine").mkdir()
-    (workplace / "folder_of_mine" / "mine.txt").write_text("mine")
+        torch.save({"gptlab": ours, "state_dict": {}}, place / name)
+    (place / "folder_of_mine").mkdir()
+    (place / "folder_of_mine" / "mine.txt").write_text("mine")
     bpe = BPETokenizer.train([POEM], vocab_size=270)
-    save_gpt2(workplace / "gpt2s", vocab_size=bpe.vocab_size)
-    bpe.to_tokenizers().save(str(workplace / "gpt2s" / "tokenizer.json"))
-    shutil.copytree(workplace / "gpt2s", workplace / "long")
-    save_gpt2(workplace / "long", vocab_size=bpe.vocab_size, n_positions=200)
-    save_gpt2(workplace / "mute")
+    save_gpt2(place / "gpt2s", vocab_size=bpe.vocab_size)
+    bpe.to_tokenizers().save(str(place / "gpt2s" / "tokenizer.json"))
+    shutil.copytree(place / "gpt2s", place / "long")
+    save_gpt2(place / "long", vocab_size=bpe.vocab_size, n_positions=200)
+    save_gpt2(place / "mute")
     for name in ("halves", "llama", "pickled"):
-        shutil.copytree(workplace / "mute", workplace / name)
-    (workplace / "halves" / "model.safetensors").unlink()
-    (workplace / "llama" / "config.json").write_text('{"model_type": "llama"}')
-    (workplace / "pickled" / "model.safetensors").rename(workplace / "pickled" / "pytorch_model.bin")
+        shutil.copytree(place / "mute", place / name)
+    (place / "halves" / "model.safetensors").unlink()
+    (place / "llama" / "config.json").write_text('{"model_type": "llama"}')
+    (place / "pickled" / "model.safetensors").rename(place / "pickled" / "pytorch_model.bin")
+    return place
+
+
+@pytest.fixture
+def bad_files(workplace: Path, all_bad_files: Path) -> Path:
+    shutil.copytree(all_bad_files, workplace, dirs_exist_ok=True)
     return workplace
 
 

@@ -60,7 +60,7 @@ def look(model: GPT, ids: list[int], *, top_k: int) -> Inspection:
     streams: list[Tensor] = []
     for block in twin.trunk.blocks:
         block.register_forward_pre_hook(lambda _, inputs: streams.append(inputs[0]))
-    tokens = torch.tensor([ids], device=model.head.weight.device)  # (1, T)
+    tokens = torch.tensor([ids], device=model.device)  # (1, T)
     hidden = twin.trunk(tokens)  # (1, T, C)
     targets = tokens[0, 1:]  # (T - 1,)
 
@@ -91,7 +91,7 @@ def attention_maps(model: GPT, ids: list[int]) -> Tensor:
         ValueError: as `look` does.
     """
     twin = recording_twin(model)
-    twin.trunk(torch.tensor([ids], device=model.head.weight.device))
+    twin.trunk(torch.tensor([ids], device=model.device))
     return recorded_attention(twin)
 
 
