@@ -95,10 +95,10 @@ def test_from_a_fresh_process_without_lightning_and_soon(trained: Command, workp
     assert "lightning" not in process.stderr
 
 
-PROMPTS = pytest.mark.parametrize("prompts", [["The fog"], ["The fog", "on", "and then moves"]], ids=["one", "several"])
+SEVERAL = ["The fog", "on", "and then moves"]
 
 
-@PROMPTS
+@pytest.mark.parametrize("prompts", [["The fog"], SEVERAL], ids=["one", "several"])
 def test_half_the_precision_writes_nearly_the_same(trained: Command, prompts: list[str]) -> None:
     command = ["generate", *(f"prompt={prompt}" for prompt in prompts), "greedy=true", "max_new_tokens=30"]
     whole, half = trained(*command), trained(*command, "precision=bf16")
@@ -107,7 +107,9 @@ def test_half_the_precision_writes_nearly_the_same(trained: Command, prompts: li
     assert same > len(whole.out) / 2  # a tiny model is close to even; after the first other letter texts part
 
 
-@PROMPTS
+@pytest.mark.parametrize(
+    "prompts", [["The fog"], pytest.param(SEVERAL, marks=pytest.mark.slow)], ids=["one", "several"]
+)
 def test_the_compiler_changes_no_text(trained: Command, prompts: list[str]) -> None:
     command = ["generate", *(f"prompt={prompt}" for prompt in prompts), "greedy=true", "max_new_tokens=70"]
     compiled = trained(*command, "compile=true")

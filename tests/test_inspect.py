@@ -113,7 +113,7 @@ def test_a_model_and_a_tokenizer_that_do_not_belong_together(trained: Command) -
     torch.save(checkpoint, "mixed.ckpt")
     result = trained("inspect", "checkpoint=mixed.ckpt", "prompt=The fog")
     assert result.status == 2
-    assert re.search(r"tokenizer has \d+ tokens and its model \d+: they do not belong together", result.err)
+    assert re.search(r"mixed.ckpt does not fit together: its tokenizer has \d+ tokens, its model \d+", result.err)
     assert not Path("inspect").exists()
 
 

@@ -68,12 +68,7 @@ def run_inspect(cfg: DictConfig) -> int:
 def _encode(loaded: Loaded, prompt: str) -> list[int]:
     """The prompt's ids: at least one, and no more than can be shown."""
     tokenizer = loaded.needed_tokenizer()
-    n_tokens, context = loaded.model.head.out_features, loaded.model.context_length
-    if tokenizer.vocab_size != n_tokens:
-        raise UserError(
-            f"{loaded.name}: its tokenizer has {tokenizer.vocab_size:,} tokens and its model {n_tokens:,}: "
-            "they do not belong together"
-        )
+    context = loaded.model.context_length
     try:
         ids = tokenizer.encode(prompt)
     except ValueError as error:
