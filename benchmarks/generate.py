@@ -27,12 +27,12 @@ GENERATE = {
     "gptlab": """
 from gptlab.checkpoint import hugging_face
 from gptlab.generation.decoding import generate
-from gptlab.generation.preparation import prepare
+from gptlab.generation.preparation import make_ready
 from gptlab.generation.sampling import greedy
 
 hugging_face._read_tokenizer = lambda *_: None
 model = hugging_face.load_directory(Path(directory), directory).model
-prepare(model, device="cpu", precision=precision, n_rows=n_rows, compiles=compiles)
+make_ready(model, device="cpu", precision=precision, n_rows=n_rows, compile=compiles)
 
 def run(n):
     for tokens in generate(model, prompts, max_new_tokens=n, sampler=greedy):

@@ -2,7 +2,6 @@
 
 import io
 import os
-import pty
 import select
 import signal
 import subprocess
@@ -44,10 +43,23 @@ def test_a_prompt_on_the_command_line_is_the_first_turn(talk: Command) -> None:
 
 def test_set_changes_what_follows_and_reset_begins_anew(talk: Command) -> None:
     result = talk("The fog", "/reset", "/set greedy=true max_new_tokens=3", "The fog", "/reset", "The fog", "/set")
-    lines = result.out.split("\n")
-    assert "max_new_tokens=3" in lines[-2]
-    answers = result.out.split("(a new conversation)\n")
-    assert answers[1].split("\n", 1)[1].strip("\n") == answers[2].rsplit("temperature", 1)[0].strip("\n")
+    _, second, third = result.out.split("(a new conversation)\n")
+    settings, said = second.split("stop: null\n")
+    assert "max_new_tokens: 3\n" in settings
+    assert len(said) == 3 + len("\n")
+    assert third == said + settings + "stop: null\n"
+
+
+def test_settings_are_read_as_on_the_command_line(talk: Command) -> None:
+    out = talk("/set temperature=1e-3 top_k=null greedy=true stop=a stop='b c'").out
+    assert "temperature: 0.001\n" in out
+    assert "greedy: true\n" in out
+    assert "stop:\n- a\n- b c\n" in out
+
+
+def test_a_first_prompt_is_never_a_command(talk: Command) -> None:
+    result = talk(settings=("prompt=/quit",))
+    assert "the character '/' is not in the vocabulary" in result.err
 
 
 @pytest.mark.parametrize(
@@ -71,7 +83,10 @@ def test_what_is_wrong_with_a_line_is_said_and_the_next_is_read(talk: Command, l
     assert len(result.out) >= 7
 
 
-def test_ctrl_c_stops_the_answer_and_not_the_program(talk: Command, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("presses", [1, 2])
+def test_ctrl_c_stops_the_answer_and_not_the_program(
+    talk: Command, monkeypatch: pytest.MonkeyPatch, presses: int
+) -> None:
     steps = 0
 
     def interrupted(**_: object) -> Callable[[torch.Tensor], torch.Tensor]:
@@ -79,7 +94,8 @@ def test_ctrl_c_stops_the_answer_and_not_the_program(talk: Command, monkeypatch:
             nonlocal steps
             steps += 1
             if steps == 3:
-                signal.raise_signal(signal.SIGINT)
+                for _ in range(presses):
+                    signal.raise_signal(signal.SIGINT)
             return logits.argmax(-1)
 
         return sample
@@ -88,6 +104,7 @@ def test_ctrl_c_stops_the_answer_and_not_the_program(talk: Command, monkeypatch:
     result = talk("The fog", "on little", settings=("max_new_tokens=50",))
     assert result.status == 0
     assert steps == 3 + 50
+    assert ("a new conversation" in result.out) == (presses == 2)
 
 
 @pytest.mark.parametrize("settings", [("prompt=The", "prompt=fog"), ("num_samples=2",)])
@@ -99,6 +116,8 @@ def test_a_conversation_is_one(talk: Command, settings: tuple[str, ...]) -> None
 
 @pytest.mark.skipif(sys.platform == "win32", reason="needs a pseudo-terminal")
 def test_in_a_terminal(tiny_run: Path, workplace: Path) -> None:
+    import pty  # not there on Windows
+
     here, there = pty.openpty()
     script = str(ROOT / "generate.py")
     command = [sys.executable, script, f"checkpoint={tiny_run}", "interactive=true", "max_new_tokens=1000000"]

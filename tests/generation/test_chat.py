@@ -1,6 +1,6 @@
 """Turns of a conversation: what the model has seen is what both have written."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import pytest
 import torch
@@ -157,3 +157,44 @@ def test_a_seed_decides_a_conversation(model: GPT, tokenizer: CharTokenizer) -> 
         return [answer(chat, prompt, sampler=sampler) for prompt in ("abc", "de")]
 
     assert conversation() == conversation()
+
+
+class Bytes(UnknownWordTokenizer):
+    """One id a byte: most characters of this text take two."""
+
+    def __init__(self) -> None:
+        super().__init__(words=["x"])
+
+    def encode(self, text: str) -> list[int]:
+        return list(text.encode())
+
+    def decode(self, ids: Sequence[int]) -> str:
+        return bytes(id_ for id_ in ids if id_ < 256).decode(errors="replace")
+
+
+scripts = st.lists(
+    st.tuples(
+        st.text("a\u00e9\u20ac", max_size=3),
+        st.text("abc\u00e9\u20ac\U0001f469", min_size=1, max_size=6),
+        st.integers(1, 9),
+    ),
+    min_size=1,
+    max_size=4,
+)
+
+
+@settings(max_examples=100, deadline=None)
+@given(turns=scripts, stop=st.text("bc\u00e9", min_size=1, max_size=2))
+def test_the_model_remembers_exactly_what_was_shown(turns: list[tuple[str, str, int]], stop: str) -> None:
+    tokenizer = Bytes()
+    chat = Chat(a_model(256, context_length=400), tokenizer)
+    transcript = ""
+    for prompt, script, limit in turns:
+        if not transcript and not prompt:
+            continue
+        transcript += ("\n" if transcript and prompt else "") + prompt
+        written = iter(script.encode() * 10)
+        transcript += answer(chat, prompt, limit, (stop,), lambda _, written=written: torch.tensor([next(written)]))
+        assert chat._decoder is not None
+        assert tokenizer.decode(chat._decoder.contexts[0]) == transcript
+        assert "\ufffd" not in transcript

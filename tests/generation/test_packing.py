@@ -1,11 +1,18 @@
 """Layers for decoding compute what `nn.Linear` does."""
 
+import mmap
+import os
+import subprocess
+import sys
+import weakref
+
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
+from gptlab.generation import packing
 from gptlab.generation.packing import BLOCK, Memory, PackedLinear, StreamedLinear, can_pack, pack
 from gptlab.model import GPT, init
 from gptlab.model.attention.fused import FusedAttention
@@ -66,9 +73,63 @@ def test_a_packed_model_has_the_same_logits_for_prompts_and_for_single_tokens(n_
     torch.testing.assert_close(torch.cat(parts, dim=1), whole, atol=1e-4, rtol=1e-4)
 
 
-def test_packing_is_for_processors_that_gain_by_it(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("n_rows", [1, 4])
+def test_packing_is_for_processors_that_gain_by_it(monkeypatch: pytest.MonkeyPatch, n_rows: int) -> None:
     model = a_model()
-    assert can_pack(model)
+    assert can_pack(model, n_rows=n_rows)
+    assert not can_pack(a_model().to("meta"), n_rows=n_rows)
     monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: "NEON")
-    assert not can_pack(model)
-    assert not can_pack(a_model().to("meta"))
+    assert not can_pack(model, n_rows=n_rows)
+
+
+def test_memory_holds_one_copy_of_the_weights_while_they_are_packed(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = a_model(tie_head=False)
+    first = weakref.ref(model.trunk.blocks[0].attention.qkv.weight)
+    alive: list[bool] = []
+    exchange = packing._exchange
+
+    def watching(module: nn.Module, name: str, memory: Memory, *, n_rows: int) -> None:
+        exchange(module, name, memory, n_rows=n_rows)
+        alive.append(first() is not None)
+
+    monkeypatch.setattr(packing, "_exchange", watching)
+    pack(model, n_rows=1)
+    assert not alive[-1]
+    assert sum(alive) < len(alive) / 2
+
+
+def test_a_kernel_without_large_pages_gives_small_ones(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Refusing(mmap.mmap):
+        def madvise(self, *_: int) -> None:
+            raise OSError(22, "Invalid argument")
+
+    monkeypatch.setattr(packing.mmap, "mmap", Refusing)
+    linear = nn.Linear(5, 3)
+    x = torch.randn(1, 5)
+    with torch.inference_mode():
+        torch.testing.assert_close(LAYERS["streamed"](linear)(x), linear(x))
+
+
+def test_no_rows_give_no_rows() -> None:
+    linear = nn.Linear(5, 3)
+    with torch.inference_mode():
+        assert LAYERS["streamed"](linear)(torch.empty(0, 5)).shape == (0, 3)
+
+
+def test_an_older_processor_generates_batches_in_bfloat16_too() -> None:
+    code = """
+import torch
+from gptlab.generation.decoding import generate
+from gptlab.generation.preparation import make_ready
+from gptlab.generation.sampling import greedy
+from gptlab.model import GPT, init
+from gptlab.model.attention.fused import FusedAttention
+
+model = GPT(vocab_size=50, context_length=16, n_layers=1, n_heads=2, d_model=8, dropout=0.0, qkv_bias=True,
+            tie_head=True, attention=FusedAttention, init=init.gpt2).eval()
+make_ready(model, device="cpu", precision="bf16", n_rows=2, compile=False)
+print(len(list(generate(model, [[1], [2, 3]], max_new_tokens=20, sampler=greedy))))
+"""
+    environment = {**os.environ, "ONEDNN_MAX_CPU_ISA": "AVX2"}
+    run = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=False)
+    assert run.stdout == "20\n", run.stderr

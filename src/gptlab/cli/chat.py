@@ -3,10 +3,14 @@
 import shlex
 import signal
 import sys
+from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import asdict
 
 import torch
-import yaml
+from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+from yaml import YAMLError
 
 from gptlab import build
 from gptlab.arguments import nearest
@@ -41,8 +45,11 @@ class Terminal:
 
     def run(self) -> int:
         """Until the input ends."""
+        if sys.stdin.isatty():
+            with suppress(ImportError):  # Windows edits lines by itself
+                import readline  # noqa: F401  (input() then has a history, and arrow keys)
         if self.settings.prompt:
-            self.obey(str(self.settings.prompt))
+            self._say_what_is_wrong(self._answer, str(self.settings.prompt))
         while True:
             try:
                 line = input("> " if sys.stdin.isatty() else "")
@@ -53,25 +60,29 @@ class Terminal:
                 continue
             if line.strip() in ("/quit", "/exit"):
                 return 0
-            self.obey(line)
+            self._say_what_is_wrong(self._obey if line.startswith("/") else self._answer, line)
 
-    def obey(self, line: str) -> None:
-        """A command or a prompt; what is wrong with it is said, and the conversation goes on."""
-        command, *arguments = line.split(maxsplit=1) or [""]
+    def _say_what_is_wrong(self, do: Callable[[str], None], line: str) -> None:
+        """A mistake costs the line, an impatient second Ctrl-C the conversation, neither the program."""
         try:
-            if not command.startswith("/"):
-                self._answer(line)
-            elif command == "/set":
-                self._set(arguments[0] if arguments else "")
-            elif command == "/reset":
-                self.chat.reset()
-                print("(a new conversation)")
-            elif command == "/help":
-                print(HELP)
-            else:
-                raise UserError(f"{command} is not a command; there are /set, /reset, /help and /quit")
+            do(line)
         except (UserError, ValueError) as error:
             print(f"error: {error}", file=sys.stderr)
+        except KeyboardInterrupt:
+            self.chat.reset()  # it may have been in the middle of a step
+            print("\n(interrupted: a new conversation)")
+
+    def _obey(self, line: str) -> None:
+        command, *arguments = line.split(maxsplit=1)
+        if command == "/set":
+            self._set(arguments[0] if arguments else "")
+        elif command == "/reset":
+            self.chat.reset()
+            print("(a new conversation)")
+        elif command == "/help":
+            print(HELP)
+        else:
+            raise UserError(f"{command} is not a command; there are /set, /reset, /help and /quit")
 
     def _answer(self, prompt: str) -> None:
         self._stopped = False
@@ -102,31 +113,34 @@ class Terminal:
         )
 
     def _set(self, text: str) -> None:
-        changes = dict(_parsed(word) for word in _words(text))
+        changes = _parsed(text)
         self.settings = build.generation_settings({**asdict(self.settings), **changes})
         if "seed" in changes:
             self._generator.manual_seed(self.settings.seed)
-        shown = {name: getattr(self.settings, name) for name in CHANGEABLE}
-        print("  ".join(f"{name}={'null' if value is None else value}" for name, value in shown.items()))
+        shown = OmegaConf.to_yaml(OmegaConf.create({name: getattr(self.settings, name) for name in CHANGEABLE}))
+        print(shown, end="")
 
 
-def _words(text: str) -> list[str]:
+def _parsed(text: str) -> build.Config:
+    """`top_k=50 stop="."` as on the command line: a value is yaml, a stop string text, and may come several times."""
     try:
-        return shlex.split(text)
+        words = shlex.split(text)
     except ValueError as error:
         raise UserError(f"/set {text}: {str(error).lower()}") from None
-
-
-def _parsed(word: str) -> tuple[str, object]:
-    """`top_k=50` -> ("top_k", 50), as yaml reads the value; a stop string is text."""
-    name, equals, text = word.partition("=")
-    if not equals:
-        raise UserError(f"{word!r} cannot be read as name=value: /set temperature=0.7")
-    if name not in CHANGEABLE:
-        raise UserError(f"{name} cannot be set here{nearest(name, CHANGEABLE)} ({', '.join(CHANGEABLE)})")
-    if name == "stop" and text != "null":
-        return name, text
-    try:
-        return name, yaml.safe_load(text)
-    except yaml.YAMLError:
-        raise UserError(f"{name}={text} cannot be read as a value") from None
+    changes: build.Config = {}
+    stops = []
+    for word in words:
+        name, equals, value = word.partition("=")
+        if not equals:
+            raise UserError(f"{word!r} cannot be read as name=value: /set temperature=0.7")
+        if name not in CHANGEABLE:
+            raise UserError(f"{name} cannot be set here{nearest(name, CHANGEABLE)} ({', '.join(CHANGEABLE)})")
+        if name == "stop":
+            stops += [] if value == "null" else [value]
+            changes["stop"] = stops or None
+            continue
+        try:
+            changes[name] = OmegaConf.to_container(OmegaConf.from_dotlist([word]))[name]  # type: ignore[index,call-overload]
+        except (YAMLError, OmegaConfBaseException):
+            raise UserError(f"{word} cannot be read as a value") from None
+    return changes

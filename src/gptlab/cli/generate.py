@@ -13,7 +13,7 @@ from gptlab.cli.chat import Terminal
 from gptlab.cli.compose import run_command
 from gptlab.errors import UserError
 from gptlab.generation.continuation import continue_texts
-from gptlab.generation.preparation import prepare
+from gptlab.generation.preparation import make_ready
 from gptlab.generation.sampling import make_sampler
 from gptlab.settings import GenerationSettings
 from gptlab.training.devices import device_type
@@ -33,7 +33,7 @@ def generate(cfg: DictConfig) -> int:
         return _converse(loaded, settings, device)
     texts = [prompt for prompt in settings.prompts for _ in range(settings.num_samples)]
     ids = {prompt: _encode(loaded, prompt) for prompt in settings.prompts}
-    _prepare(loaded, settings, device, n_rows=len(texts))
+    _make_ready(loaded, settings, device, n_rows=len(texts))
 
     sampler = make_sampler(
         temperature=0.0 if settings.greedy else settings.temperature,
@@ -65,19 +65,19 @@ def generate(cfg: DictConfig) -> int:
 
 def _converse(loaded: Loaded, settings: GenerationSettings, device: str) -> int:
     loaded.needed_tokenizer()
-    _prepare(loaded, settings, device, n_rows=1)
+    _make_ready(loaded, settings, device, n_rows=1)
     print("Ctrl-C stops an answer, Ctrl-D leaves, /help tells more", file=sys.stderr)
     return Terminal(loaded, settings).run()
 
 
-def _prepare(loaded: Loaded, settings: GenerationSettings, device: str, *, n_rows: int) -> None:
+def _make_ready(loaded: Loaded, settings: GenerationSettings, device: str, *, n_rows: int) -> None:
     if settings.checkpoint is None:
         print(f"the newest run: {loaded.path}", file=sys.stderr)
     if settings.compile:
         print("compiling (the first time takes a minute or two)", file=sys.stderr, flush=True)
     try:
-        prepare(
-            loaded.model, device=device, precision=str(settings.precision), n_rows=n_rows, compiles=settings.compile
+        make_ready(
+            loaded.model, device=device, precision=str(settings.precision), n_rows=n_rows, compile=settings.compile
         )
     except ValueError as error:
         raise UserError(str(error)) from None

@@ -1,10 +1,11 @@
 """A text that a person and a model write in turns, with the model's keys and values kept from turn to turn."""
 
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 
 from gptlab.generation.decoding import Decoder
 from gptlab.generation.sampling import Sampler
-from gptlab.generation.stream import TextStream
+from gptlab.generation.stream import REPLACEMENT, TextStream
 from gptlab.model import GPT
 from gptlab.tokenizer import Tokenizer
 
@@ -39,7 +40,8 @@ class Chat:
             new text at each token, often empty. Whoever stops listening stops the answer.
 
         Raises:
-            ValueError: where the tokenizer does not know a part of the prompt, or nobody has said anything yet.
+            ValueError: at the first piece, where the tokenizer does not know a part of the prompt, or where nobody has
+                said anything yet.
         """
         decoder = self._listen(prompt)
         before = list(decoder.contexts[0])
@@ -55,7 +57,7 @@ class Chat:
                 piece = stream.feed(token)
                 shown += piece
                 yield piece
-            piece = stream.finish()
+            piece = stream.finish().rstrip(REPLACEMENT)  # no half of a character
             shown += piece
             yield piece
         finally:
@@ -69,7 +71,7 @@ class Chat:
                 ids = [self._tokenizer.eot]  # nothing said yet: a document begins
             self._decoder = Decoder(self._model, [ids])
         elif prompt:
-            self._decoder.extend([self._turn(prompt)])
+            self._add(self._turn(prompt))
         return self._decoder
 
     def _turn(self, prompt: str) -> list[int]:
@@ -87,14 +89,23 @@ class Chat:
         def text(n: int) -> str:
             return self._tokenizer.decode(before + answer[:n])[start:]
 
-        while n_kept > 0 and (answer[n_kept - 1] == self._tokenizer.eot or len(text(n_kept)) > len(shown)):
+        while n_kept > 0 and (answer[n_kept - 1] == self._tokenizer.eot or not shown.startswith(text(n_kept))):
             n_kept -= 1
         n_unshown = len(answer) - n_kept
-        if n_unshown >= len(self._decoder.contexts[0]):  # longer than the part of the context that was kept
-            self._decoder = None
+        if n_unshown == 0:
             return
-        if n_unshown:
+        rest = shown[len(text(n_kept)) :]  # the part of a token that stands before a stop string
+        if n_unshown >= len(self._decoder.contexts[0]):  # longer than the part of the context that was kept
+            self._decoder, rest = None, shown
+        else:
             self._decoder.retract(n_unshown)
-            rest = shown[len(text(n_kept)) :]  # the part of a token that stands before a stop string
-            if rest:
-                self._decoder.extend([self._tokenizer.encode(rest)])
+        with suppress(ValueError):  # a closed vocabulary may lack the part of a word
+            self._add(self._tokenizer.encode(rest))
+
+    def _add(self, ids: list[int]) -> None:
+        if not ids:
+            return
+        if self._decoder is None:
+            self._decoder = Decoder(self._model, [ids])
+        else:
+            self._decoder.extend([ids])

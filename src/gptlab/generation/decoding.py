@@ -37,7 +37,8 @@ def generate(
     Raises:
         ValueError: where a prompt is empty.
     """
-    decoder = Decoder(model, prompts)
+    longest = max((len(prompt) for prompt in prompts), default=0)
+    decoder = Decoder(model, prompts, capacity=min(longest + max_new_tokens, model.context_length))
     for _ in range(max_new_tokens):
         yield decoder.step(sampler)
         if not cached:
@@ -55,16 +56,18 @@ class Decoder:
     Args:
         model: in evaluation mode.
         prompts: B sequences of ids, of any lengths from 1.
+        capacity: tokens that the longest sequence will have at most; None for the whole context.
 
     Raises:
         ValueError: where a prompt is empty.
     """
 
-    def __init__(self, model: GPT, prompts: Sequence[Sequence[int]]) -> None:
+    def __init__(self, model: GPT, prompts: Sequence[Sequence[int]], *, capacity: int | None = None) -> None:
         if not all(len(prompt) > 0 for prompt in prompts):
             raise ValueError("a prompt without tokens cannot be continued")
         self.contexts = [visible(list(prompt), model.context_length) for prompt in prompts]
         self._model = model
+        self._capacity = capacity
         self._cache: KVCache | None = None
         self._n_pending = 0  # tokens at the end of each sequence that the cache lacks
 
@@ -74,11 +77,11 @@ class Decoder:
         self._make_room()
         if self._cache is None:
             inputs, padding = _pad_left(self.contexts, self._model.device)  # (B, longest)
-            self._cache = self._model.new_cache(padding)
+            self._cache = self._new_cache(padding)
         else:
             newest = [context[-self._n_pending :] for context in self.contexts]
             inputs = torch.tensor(newest, device=self._model.device)  # (B, pending)
-        hidden = self._model.trunk(inputs, self._cache)  # (B, T, C)
+        hidden = self._see(inputs, self._cache)  # (B, T, C)
         logits = self._model.head(hidden[:, -1])  # (B, V): the last position alone
         tokens: list[int] = sampler(logits.float()).tolist()
         for context, token in zip(self.contexts, tokens, strict=True):
@@ -105,6 +108,19 @@ class Decoder:
         """Give keys and values up; the next step computes them anew."""
         self._cache = None
 
+    def _see(self, inputs: Tensor, cache: KVCache) -> Tensor:
+        """Hidden states of new tokens, (B, T) -> (B, T, C)."""
+        trunk = self._model.trunk
+        if inputs.shape[1] == 1 and cache.length > 0:
+            return trunk(inputs, cache)
+        return trunk.forward(inputs, cache)  # not compiled, where the trunk is: each length would be compiled anew
+
+    def _new_cache(self, padding: Tensor | None) -> KVCache:
+        # attention of one query: on a CPU, fp32 takes a third of bfloat16's time
+        in_bfloat16 = self._model.trunk.token_embedding.weight.dtype == torch.bfloat16
+        dtype = torch.float32 if in_bfloat16 and self._model.device.type == "cpu" else None
+        return self._model.new_cache(padding, capacity=self._capacity, dtype=dtype)
+
     def _make_room(self) -> None:
         """Cut sequences that have outgrown the context; in a batch, the others' keys and values stay."""
         capacity = self._model.context_length
@@ -118,10 +134,10 @@ class Decoder:
             self._cache = None
         if self._cache is None:
             return
-        fresh = self._model.new_cache()
+        fresh = self._new_cache(None)
         seen = torch.tensor([self.contexts[row][: kept - self._n_pending] for row in overfull])
         if seen.numel() > 0:
-            self._model.trunk(seen.to(self._model.device), fresh)
+            self._see(seen.to(self._model.device), fresh)
         self._cache.restart(torch.tensor(overfull, device=self._model.device), fresh)
 
 

@@ -12,6 +12,7 @@ They are for inference alone: neither has a gradient, a name in a state dict, or
 
 import math
 import mmap
+from contextlib import suppress
 
 import torch
 import torch.nn.functional as F
@@ -23,13 +24,8 @@ SUM = 0  # torch.embedding_bag's number for mode="sum"
 BLOCK = 128  # outputs that StreamedLinear sums at a time: 64 to 256 are equally fast
 
 
-def can_pack(model: GPT) -> bool:
-    """Whether the layers below help: on an x86 CPU. The libraries of GPUs, and Arm's, know products with a vector."""
-    return model.device.type == "cpu" and torch.backends.cpu.get_cpu_capability().startswith("AVX")
-
-
 def pack(model: GPT, *, n_rows: int) -> None:
-    """Put layers for decoding in the place of the model's linear ones.
+    """Put layers for decoding in the place of the model's linear ones, where they help; dropout and gradients go.
 
     One layer is exchanged after the other, so memory holds no second copy of the weights (but of a tied head's, which
     are the token embedding's too).
@@ -38,15 +34,35 @@ def pack(model: GPT, *, n_rows: int) -> None:
         model: changed in place.
         n_rows: how many sequences are decoded at once.
     """
-    linears = [layer for layer in model.modules() if type(layer) is nn.Linear]
-    memory = Memory(sum(StreamedLinear.n_bytes(layer) for layer in linears) if n_rows == 1 else 0)
-    for module in list(model.modules()):
-        for name, layer in module.named_children():
-            if type(layer) is nn.Dropout:
-                setattr(module, name, nn.Identity())
-            elif type(layer) is nn.Linear:
-                packed = StreamedLinear(layer, memory) if n_rows == 1 else PackedLinear(layer, n_rows=n_rows)
-                setattr(module, name, packed)
+    if not can_pack(model, n_rows=n_rows):
+        return
+    model.requires_grad_(False)
+    room = sum(StreamedLinear.n_bytes(layer) for layer in model.modules() if type(layer) is nn.Linear)
+    memory = Memory(room if n_rows == 1 else 0)
+    for module in [module for module in model.modules() if type(module) is not nn.Linear]:  # a list would keep these
+        for name in [name for name, _ in module.named_children()]:
+            _exchange(module, name, memory, n_rows=n_rows)
+
+
+def can_pack(model: GPT, *, n_rows: int) -> bool:
+    """Whether the layers below help: on an x86 CPU. The libraries of GPUs, and Arm's, know products with a vector."""
+    if model.device.type != "cpu" or not torch.backends.cpu.get_cpu_capability().startswith("AVX"):
+        return False
+    if n_rows == 1:
+        return True
+    in_bfloat16 = model.trunk.token_embedding.weight.dtype == torch.bfloat16
+    return torch.backends.mkldnn.is_available() and (
+        not in_bfloat16 or torch.ops.mkldnn._is_mkldnn_bf16_supported()  # older processors lack the instructions
+    )
+
+
+def _exchange(module: nn.Module, name: str, memory: "Memory", *, n_rows: int) -> None:
+    layer = getattr(module, name)
+    if type(layer) is nn.Dropout:
+        setattr(module, name, nn.Identity())
+    elif type(layer) is nn.Linear:
+        packed = StreamedLinear(layer, memory) if n_rows == 1 else PackedLinear(layer, n_rows=n_rows)
+        setattr(module, name, packed)
 
 
 class Memory:
@@ -57,7 +73,8 @@ class Memory:
         self._room: Tensor | None = None
         if n_bytes > 0 and hasattr(mmap, "MADV_HUGEPAGE"):  # Linux
             room = mmap.mmap(-1, n_bytes, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
-            room.madvise(mmap.MADV_HUGEPAGE)
+            with suppress(OSError):  # a wish: the kernel may have been built without
+                room.madvise(mmap.MADV_HUGEPAGE)
             self._room = torch.frombuffer(room, dtype=torch.uint8)
 
     def zeros(self, *shape: int, dtype: torch.dtype) -> Tensor:
@@ -106,12 +123,12 @@ class StreamedLinear(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """(..., in) -> (..., out)"""
         y = self._of_one(x) if x.numel() == self.in_features else self._of_many(x)
-        y = y.view(*x.shape[:-1], -1)
+        y = y.view(*x.shape[:-1], len(self.table) * BLOCK)
         return y if y.shape[-1] == self.out_features else y[..., : self.out_features]
 
     def _of_one(self, x: Tensor) -> Tensor:
         """(..., in), one of them -> (N, BLOCK)"""
-        self._inputs.narrow(1, 0, self.in_features).copy_(x.view(-1))  # one op, where a step has hundreds
+        self._inputs.narrow(1, 0, self.in_features).copy_(x.reshape(-1))  # one op, where a step has hundreds
         return torch.embedding_bag(
             self.table.view(-1, BLOCK),
             self._rows,

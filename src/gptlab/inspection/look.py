@@ -4,7 +4,7 @@ import math
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from gptlab.inspection.recording import recorded_attention, recording_twin
 from gptlab.model import GPT
@@ -65,8 +65,10 @@ def look(model: GPT, ids: list[int], *, top_k: int) -> Inspection:
     targets = tokens[0, 1:]  # (T - 1,)
 
     lens = [twin.trunk.norm(stream) for stream in streams] + [hidden]  # the last block's output comes normed
-    layers = [_predict(twin.head, stream[0], targets) for stream in lens]
-    log_probabilities = _log_probabilities(twin.head, hidden[0])  # (T, V)
+    layers = []
+    for stream in lens:
+        log_probabilities = twin.head(stream[0]).float().log_softmax(dim=-1)  # (T, V); in the end, the model's own
+        layers.append(_predict(log_probabilities, targets))
     of_targets = log_probabilities[:-1].gather(1, targets[:, None])  # (T - 1, 1)
     top = log_probabilities.topk(min(top_k, log_probabilities.shape[1]))  # (T, K)
     layer_ids, layer_probabilities, layer_losses = (torch.stack(column).cpu() for column in zip(*layers, strict=True))
@@ -100,14 +102,8 @@ def cost_of_a_guess(vocab_size: int) -> float:
     return math.log(max(vocab_size, 2))
 
 
-def _log_probabilities(head: nn.Module, hidden: Tensor) -> Tensor:
-    """Of the next token at each position: (T, C) -> (T, V)."""
-    return head(hidden).float().log_softmax(dim=-1)
-
-
-def _predict(head: nn.Module, hidden: Tensor, targets: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """The most likely next tokens (T,), their probabilities (T,), and the targets' losses (T - 1,)."""
-    log_probabilities = _log_probabilities(head, hidden)  # (T, V)
+def _predict(log_probabilities: Tensor, targets: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """(T, V) -> the most likely next tokens (T,), their probabilities (T,), and the targets' losses (T - 1,)."""
     best = log_probabilities.max(dim=-1)
     losses = -log_probabilities[:-1].gather(1, targets[:, None])[:, 0]
     return best.indices, best.values.exp(), losses

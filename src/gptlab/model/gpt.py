@@ -150,12 +150,22 @@ class GPT(nn.Module):
         """Whether the head and the token embedding are one tensor."""
         return self.head.weight is self.trunk.token_embedding.weight
 
-    def new_cache(self, padding: Tensor | None = None) -> KVCache:
-        """An empty cache for one batch; `padding` (B,) counts the filler tokens on each prompt's left."""
-        # attention of one query: on a CPU, fp32 takes a third of bfloat16's time
-        in_bfloat16 = self.trunk.token_embedding.weight.dtype == torch.bfloat16
-        dtype = torch.float32 if in_bfloat16 and self.device.type == "cpu" else None
-        return KVCache(n_layers=len(self.trunk.blocks), capacity=self.context_length, padding=padding, dtype=dtype)
+    def new_cache(
+        self, padding: Tensor | None = None, *, capacity: int | None = None, dtype: torch.dtype | None = None
+    ) -> KVCache:
+        """An empty cache for one batch.
+
+        Args:
+            padding: filler tokens on the left of each prompt, (B,); None where there are none.
+            capacity: tokens that it has room for; None for the whole context.
+            dtype: what keys and values are kept in; None for what they come in.
+        """
+        return KVCache(
+            n_layers=len(self.trunk.blocks),
+            capacity=self.context_length if capacity is None else capacity,
+            padding=padding,
+            dtype=dtype,
+        )
 
     def forward(self, tokens: Tensor, cache: KVCache | None = None) -> Tensor:
         """Logits of the token that follows each position: (B, T) -> (B, T, V)."""

@@ -23,6 +23,8 @@ def allowed_keys(n_queries: int, n_keys: int, mask: Tensor | None, device: torch
     Returns:
         (n_queries, n_keys) without a mask, else (B, 1, n_queries, n_keys)
     """
+    if n_queries == 1 and mask is not None:
+        return mask[:, None, None, :]  # the newest token is no padding, and may look at all that is none
     key = torch.arange(n_keys, device=device)
     query = key[n_keys - n_queries :, None]
     causal = key <= query  # (n_queries, n_keys)
@@ -71,7 +73,7 @@ class PlainAttention(nn.Module):
             queries = queries.to(keys.dtype)  # the cache may be finer than the model
         context = self.attend(queries, keys, values, mask)  # (B, H, T, D)
         context = context.transpose(1, 2).reshape(batch, n_tokens, d_model)  # (B, T, C)
-        return self.out(context.to(x.dtype))
+        return self.out(context.to(qkv.dtype))
 
     def attend(self, queries: Tensor, keys: Tensor, values: Tensor, mask: Tensor | None) -> Tensor:
         """softmax(QK^T / sqrt(D)) V over the allowed keys: (B, H, T, D)."""
