@@ -251,6 +251,22 @@ CASES = {
         ["evaluate", "checkpoint=gpt2s", "data.path=poem.txt", "precision=16"],
         ["precision=16 must be 32 or bf16"],
     ),
+    "measurement with a share above one": (
+        ["evaluate", "checkpoint=gpt2s", "task=arc_easy", "limit=1.5"],
+        ["limit=1.5 must be a whole number, or a share between 0 and 1"],
+    ),
+    "task in a file that is not there": (
+        ["evaluate", "checkpoint=gpt2s", "task=nope.yaml"],
+        ["task=nope.yaml: there is no such file"],
+    ),
+    "key that belongs to another command": (
+        ["evaluate", "experiment=verdict"],
+        ["experiment is not a setting"],
+    ),
+    "token cache without a name": (
+        ["evaluate", "checkpoint=gpt2s", "data.path=poem.txt", "data.cache_dir="],
+        ["data.cache_dir= is empty"],
+    ),
     "conversation of several": (
         ["generate", "interactive=true", "num_samples=2"],
         ["interactive=true answers one prompt after the other"],

@@ -58,6 +58,8 @@ class DataSettings:
             raise ValueError(f"stride={self.stride} must be at least 1; null is the context length")
         if not 0 < self.val_fraction <= 1:
             raise ValueError(f"val_fraction={self.val_fraction} must be more than 0 and at most 1")
+        if self.cache_dir == "":
+            raise ValueError("cache_dir= is empty: null is the user's cache directory")
         if self.num_workers < 0:
             raise ValueError(f"num_workers={self.num_workers} must be 0 or more")
 
@@ -140,8 +142,8 @@ class EvaluationSettings:
             raise ValueError(f"stride={self.stride} must be at least 1; null is the context length")
         if self.num_fewshot is not None and self.num_fewshot < 0:
             raise ValueError(f"num_fewshot={self.num_fewshot} must be 0 or more; null is what the task says")
-        if self.limit is not None and not self.limit > 0:
-            raise ValueError(f"limit={self.limit} must be more than 0; null is all of a task's examples")
+        if self.limit is not None and (self.limit <= 0 or (self.limit > 1 and self.limit != int(self.limit))):
+            raise ValueError(f"limit={self.limit} must be a whole number, or a share between 0 and 1; null is all")
         for name, value in {"num_fewshot": self.num_fewshot, "limit": self.limit}.items():
             if value is not None and not self.tasks:
                 raise ValueError(f"{name}={value} is for tasks: name one with task=<name>")

@@ -3,7 +3,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gptlab.generation.decoding import generate
+from gptlab.generation.decoding import Decoder, generate
 from gptlab.generation.sampling import greedy, make_sampler
 from gptlab.model import GPT, init
 from gptlab.model.attention.fused import FusedAttention
@@ -58,6 +58,45 @@ def test_cached_batch_equals_each_prompt_computed_naively(model: GPT, batch: lis
     expected = [naive(model, prompt, n) for prompt in batch]
     assert continued(model, batch, n) == expected
     assert continued(model, batch, n, cached=False) == expected
+
+
+changes = st.lists(
+    st.one_of(
+        st.just(("step", 1)),
+        st.tuples(st.just("extend"), st.integers(1, 10)),
+        st.tuples(st.just("retract"), st.integers(1, 3)),
+    ),
+    min_size=1,
+    max_size=15,
+)
+
+
+@settings(max_examples=80, deadline=None)
+@given(batch=prompts, changes=changes, seed=st.integers(0, 99))
+def test_sequences_that_are_written_and_cut_from_outside_have_the_logits_of_an_uncached_pass(
+    model: GPT, batch: list[list[int]], changes: list[tuple[str, int]], seed: int
+) -> None:
+    random = torch.Generator().manual_seed(seed)
+    cached, uncached = Decoder(model, batch), Decoder(model, batch)
+    seen: list[torch.Tensor] = []
+
+    def looking(logits: torch.Tensor) -> torch.Tensor:
+        seen.append(logits)
+        return greedy(logits)
+
+    for change, n in [*changes, ("step", 1)]:
+        if change == "step":
+            uncached.forget()
+            assert cached.step(looking) == uncached.step(looking)
+            torch.testing.assert_close(seen[-2], seen[-1], atol=1e-4, rtol=1e-4)
+        elif change == "extend":
+            tokens = torch.randint(VOCABULARY, (len(batch), n), generator=random).tolist()
+            cached.extend(tokens)
+            uncached.extend(tokens)
+        elif n < min(map(len, cached.contexts)):
+            cached.retract(n)
+            uncached.retract(n)
+        assert cached.contexts == uncached.contexts
 
 
 def test_sampled_tokens_are_the_same_with_and_without_cache(model: GPT) -> None:

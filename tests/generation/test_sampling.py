@@ -45,8 +45,9 @@ def test_temperature_zero_is_greedy() -> None:
     assert sampler(temperature=0.0)(LOGITS).tolist() == greedy(LOGITS).tolist() == [1, 0]
 
 
-def test_a_tiny_temperature_is_nearly_greedy_and_never_nan() -> None:
-    assert sampler(temperature=1e-30)(LOGITS).tolist() == [1, 0]
+@pytest.mark.parametrize("temperature", [1e-30, 1e-46, 1e-300])
+def test_a_tiny_temperature_is_nearly_greedy_and_never_nan(temperature: float) -> None:
+    assert sampler(temperature=temperature)(LOGITS).tolist() == [1, 0]
 
 
 def test_frequencies_follow_the_softmax() -> None:

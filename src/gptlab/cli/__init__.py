@@ -28,7 +28,7 @@ def main(arguments: list[str] | None = None) -> int:
         hint = f"did you mean {match[0]}?" if match else f"there are {', '.join(COMMANDS)}"
         print(f"error: {command} is not a command; {hint}", file=sys.stderr)
         return 2
-    for stream in (sys.stdout, sys.stderr):
+    for stream in (sys.stdin, sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="replace")  # a terminal that lacks a character is no reason to fail
     try:

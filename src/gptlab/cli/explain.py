@@ -77,12 +77,10 @@ def _known_keys(config_name: str, arguments: list[str]) -> list[str]:
         chosen = [a for a in arguments if re.fullmatch(r"[\w/]+=[\w-]+", a) and (CONF / a.partition("=")[0]).is_dir()]
         for overrides in (chosen, []):
             with suppress(HydraException, OmegaConfBaseException):
-                cfg = compose(config_name, overrides=overrides)
-                keys += [
-                    *_dotted(OmegaConf.to_container(cfg)),
-                    *(path.name for path in CONF.iterdir() if path.is_dir()),
-                ]
+                keys += _dotted(OmegaConf.to_container(compose(config_name, overrides=overrides)))
                 break
+    if config_name == "train":  # it knows every group, also those of which nothing is chosen
+        keys += [path.name for path in CONF.iterdir() if path.is_dir()]
     return keys
 
 

@@ -55,6 +55,9 @@ class Tasks(TaskManager):
     """
 
     def __init__(self, names: Sequence[str]) -> None:
+        for name in names:
+            if name.endswith((".yaml", ".yml")) and not Path(name).expanduser().is_file():
+                raise UnanswerableError(f"task={name}: there is no such file")
         # the harness reads its fourteen thousand files for its index: seconds that a task of one's own can do without
         super().__init__(include_defaults=not all(_is_one_task(name) for name in names))
         for name in names:
@@ -97,7 +100,12 @@ def run_tasks(lm: "GptlabLM", tasks: Tasks, *, num_fewshot: int | None, limit: f
         loaded = tasks.load(tasks.names)
         for task in loaded["tasks"].values():
             _set_fewshot(task, num_fewshot)
-        found = lm_eval.evaluate(lm=lm, task_dict=loaded, limit=limit, log_samples=False)
+        try:
+            found = lm_eval.evaluate(lm=lm, task_dict=loaded, limit=limit, log_samples=False)
+        except ValueError as error:
+            if "larger than population" not in str(error):
+                raise
+            raise UnanswerableError(f"num_fewshot={num_fewshot} is more than a task has examples: use fewer") from None
     tables = [make_table(found), *([make_table(found, "groups")] if "groups" in found else [])]
     kept = ("results", "groups", "higher_is_better", "n-shot", "n-samples", "versions")
     results = {name.replace("-", "_"): found[name] for name in kept if name in found}

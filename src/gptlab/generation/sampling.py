@@ -45,7 +45,7 @@ def make_sampler(
     """Compose the choices into one function.
 
     Args:
-        temperature: divides the logits; 0 means greedy.
+        temperature: divides the logits; 0 means greedy, and so does what float32 cannot tell from it.
         top_k: sample among so many tokens only; None for all.
         top_p: sample within this share of the probability only; None for all.
         generator: source of randomness; None for torch's own.
@@ -59,7 +59,7 @@ def make_sampler(
         raise ValueError(f"top_k={top_k} must be at least 1")
     if top_p is not None and not 0 < top_p <= 1:
         raise ValueError(f"top_p={top_p} must lie in (0, 1]")
-    if temperature == 0:
+    if temperature < torch.finfo(torch.float32).tiny:
         return greedy
 
     def sample(logits: Tensor) -> Tensor:

@@ -67,7 +67,7 @@ def foreign(directory: Path) -> list[str]:
     names = sorted(path.relative_to(directory).as_posix() for path in directory.rglob("*"))
     index = directory / PAGE
     if index.is_file() and GENERATOR in index.read_text(encoding="utf-8", errors="replace")[:2000]:
-        return [name for name in names if not OURS.fullmatch(name)]
+        return [name for name in names if not OURS.fullmatch(name) or (directory / name).is_symlink()]
     return names
 
 
