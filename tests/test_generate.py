@@ -107,9 +107,8 @@ def test_half_the_precision_writes_nearly_the_same(trained: Command, prompts: li
     assert same > len(whole.out) / 2  # a tiny model is close to even; after the first other letter texts part
 
 
-@pytest.mark.parametrize(
-    "prompts", [["The fog"], pytest.param(SEVERAL, marks=pytest.mark.slow)], ids=["one", "several"]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("prompts", [["The fog"], SEVERAL], ids=["one", "several"])
 def test_the_compiler_changes_no_text(trained: Command, prompts: list[str]) -> None:
     command = ["generate", *(f"prompt={prompt}" for prompt in prompts), "greedy=true", "max_new_tokens=70"]
     compiled = trained(*command, "compile=true")

@@ -169,6 +169,7 @@ def test_gpt2_from_the_hub_trains_generates_and_goes_out_again(
     assert again.out == written.out
 
 
+@pytest.mark.slow
 def test_two_ranks_start_from_the_same_weights(gptlab: Command, start: Path) -> None:
     devices = ("trainer=ddp", "trainer.accelerator=cpu", "trainer.devices=2")
     settings = [setting for setting in (*START, *FROZEN) if not setting.startswith("trainer=")]
