@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from conftest import ROOT, Result
-from gptlab.cli import chat
+from gptlab import settings
 
 Command = Callable[..., Result]
 
@@ -100,7 +100,7 @@ def test_ctrl_c_stops_the_answer_and_not_the_program(
 
         return sample
 
-    monkeypatch.setattr(chat, "make_sampler", interrupted)
+    monkeypatch.setattr(settings, "make_sampler", interrupted)
     result = talk("The fog", "on little", settings=("max_new_tokens=50",))
     assert result.status == 0
     assert steps == 3 + 50

@@ -2,8 +2,10 @@
 
 from dataclasses import dataclass
 
+import torch
+
 from gptlab.generation.preparation import PRECISIONS
-from gptlab.generation.sampling import make_sampler
+from gptlab.generation.sampling import Sampler, make_sampler
 
 
 @dataclass(frozen=True)
@@ -99,6 +101,15 @@ class GenerationSettings:
         check_precision(self.precision)
         if self.interactive and (self.num_samples > 1 or len(self.prompts) > 1):
             raise ValueError("interactive=true answers one prompt after the other: give one prompt, and num_samples=1")
+
+    def sampler(self, generator: torch.Generator | None) -> Sampler:
+        """What picks the next token; `generator` is its source of randomness."""
+        return make_sampler(
+            temperature=0.0 if self.greedy else self.temperature,
+            top_k=self.top_k,
+            top_p=self.top_p,
+            generator=generator,
+        )
 
     @property
     def prompts(self) -> list[str]:

@@ -17,7 +17,6 @@ from gptlab.arguments import nearest
 from gptlab.checkpoint import Loaded
 from gptlab.errors import UserError
 from gptlab.generation.chat import Chat
-from gptlab.generation.sampling import Sampler, make_sampler
 from gptlab.settings import GenerationSettings
 from gptlab.signals import answering
 
@@ -39,8 +38,7 @@ class Terminal:
     def __init__(self, loaded: Loaded, settings: GenerationSettings) -> None:
         self.chat = Chat(loaded.model, loaded.needed_tokenizer())
         self.settings = settings
-        self._device = loaded.model.device
-        self._generator = torch.Generator(self._device).manual_seed(settings.seed)
+        self._generator = torch.Generator(loaded.model.device).manual_seed(settings.seed)
         self._stopped = False
 
     def run(self) -> int:
@@ -89,7 +87,7 @@ class Terminal:
         pieces = self.chat.reply(
             prompt,
             max_new_tokens=self.settings.max_new_tokens,
-            sampler=self._sampler(),
+            sampler=self.settings.sampler(self._generator),
             stops=self.settings.stops,
         )
         with answering(signal.SIGINT, by=self._stop):
@@ -103,14 +101,6 @@ class Terminal:
         if self._stopped:  # asked twice
             raise KeyboardInterrupt
         self._stopped = True
-
-    def _sampler(self) -> Sampler:
-        return make_sampler(
-            temperature=0.0 if self.settings.greedy else self.settings.temperature,
-            top_k=self.settings.top_k,
-            top_p=self.settings.top_p,
-            generator=self._generator,
-        )
 
     def _set(self, text: str) -> None:
         changes = _parsed(text)

@@ -14,7 +14,6 @@ from gptlab.cli.compose import run_command
 from gptlab.errors import UserError
 from gptlab.generation.continuation import continue_texts
 from gptlab.generation.preparation import make_ready
-from gptlab.generation.sampling import make_sampler
 from gptlab.settings import GenerationSettings
 from gptlab.training.devices import device_type
 
@@ -35,12 +34,6 @@ def generate(cfg: DictConfig) -> int:
     ids = {prompt: _encode(loaded, prompt) for prompt in settings.prompts}
     _make_ready(loaded, settings, device, n_rows=len(texts))
 
-    sampler = make_sampler(
-        temperature=0.0 if settings.greedy else settings.temperature,
-        top_k=settings.top_k,
-        top_p=settings.top_p,
-        generator=torch.Generator(device).manual_seed(settings.seed),
-    )
     streams = len(texts) == 1
     if streams:
         print(texts[0], end="", flush=True)
@@ -49,7 +42,7 @@ def generate(cfg: DictConfig) -> int:
         loaded.needed_tokenizer(),
         [ids[text] for text in texts],
         max_new_tokens=settings.max_new_tokens,
-        sampler=sampler,
+        sampler=settings.sampler(torch.Generator(device).manual_seed(settings.seed)),
         stops=settings.stops,
     ):
         texts[row] += new_text
@@ -74,7 +67,7 @@ def _make_ready(loaded: Loaded, settings: GenerationSettings, device: str, *, n_
     if settings.checkpoint is None:
         print(f"the newest run: {loaded.path}", file=sys.stderr)
     if settings.compile:
-        print("compiling (the first time takes a minute or two)", file=sys.stderr, flush=True)
+        print("compiling: that takes half a minute or more", file=sys.stderr, flush=True)
     try:
         make_ready(
             loaded.model, device=device, precision=str(settings.precision), n_rows=n_rows, compile=settings.compile

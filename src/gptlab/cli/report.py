@@ -29,6 +29,7 @@ def report(outcome: "Outcome", run_dir: Path, *, prompt: str) -> None:
     log.info("")
     log.info("next:")
     log.info("  %s", command_line("generate", checkpoint=place, prompt=prompt))
+    log.info("  %s", command_line("inspect", checkpoint=place, prompt=prompt))
     log.info("  tensorboard --logdir %s", "outputs" if Path(place).parts[:1] == ("outputs",) else shlex.quote(place))
     log.info("  %s", command_line("train", resume=place, **longer))
     log.info("  %s", command_line("export", checkpoint=place, to="my-model"))

@@ -29,14 +29,17 @@ def make_ready(model: GPT, *, device: str, precision: str, n_rows: int, compile:
     if not compile:
         pack(model, n_rows=n_rows)
         return
-    on_cpu = model.device.type == "cpu"
+    batches, options = [[[0, 0]] * n_rows], None
     if n_rows == 1:
         pack(model, n_rows=1)
+    else:
+        batches.append([[0], *[[0, 0]] * (n_rows - 1)])  # with padding
+        if model.device.type == "cpu":  # the compiler packs weights by itself where it may take them for constants
+            options = {"freezing": True}
     try:
-        # of several rows' products on a CPU, the compiler packs the weights itself where it may take them for constants
-        model.trunk.compile(dynamic=True, options={"freezing": True} if on_cpu and n_rows > 1 else None)
-        for prompts in ([[0, 0]] * n_rows, [[0], *[[0, 0]] * (n_rows - 1)])[: 1 if n_rows == 1 else 2]:
-            decoder = Decoder(model, prompts)  # without padding, and with
+        model.trunk.compile(dynamic=True, options=options)
+        for prompts in batches:
+            decoder = Decoder(model, prompts)
             for _ in range(3):  # the prompt; one token; one token at another place
                 decoder.step(greedy)
     except RuntimeError as error:
