@@ -8,7 +8,6 @@ import math
 import sys
 import time
 from collections.abc import Iterator
-from pathlib import Path
 from types import ModuleType
 from typing import Any
 
@@ -17,8 +16,8 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 
 from gptlab import build
-from gptlab.checkpoint import Loaded, load
-from gptlab.checkpoint.run import newest_run
+from gptlab.checkpoint import Loaded
+from gptlab.cli.asked_for import load_asked_for
 from gptlab.cli.compose import run_command
 from gptlab.cli.progress import log_lines_on_stderr, progress_line
 from gptlab.cli.report import shortened
@@ -60,7 +59,7 @@ def _without_text(cfg: DictConfig) -> DictConfig:
 
 def _loaded(settings: EvaluationSettings, device: str) -> Loaded:
     """The model, where it shall compute."""
-    loaded = load(settings.checkpoint if settings.checkpoint is not None else newest_run(Path("outputs")))
+    loaded = load_asked_for(settings.checkpoint)
     loaded.needed_tokenizer()
     if settings.checkpoint is None:
         print(f"the newest run: {loaded.path}", file=sys.stderr)

@@ -1,14 +1,13 @@
 """`gptlab export`: hand a model on, in the format that the rest of the ecosystem opens."""
 
 import shlex
-from pathlib import Path
 
 from omegaconf import DictConfig
 
 from gptlab import build
-from gptlab.checkpoint import hub, load
+from gptlab.checkpoint import hub
 from gptlab.checkpoint.export import check_free, export
-from gptlab.checkpoint.run import newest_run
+from gptlab.cli.asked_for import load_asked_for
 from gptlab.cli.compose import run_command
 from gptlab.cli.explain import command_line
 from gptlab.cli.report import shortened
@@ -27,7 +26,7 @@ def run_export(cfg: DictConfig) -> int:
     directory = check_free(settings.to)
     if settings.push_to is not None:
         hub.check_can_push(settings.push_to)
-    loaded = load(settings.checkpoint if settings.checkpoint is not None else newest_run(Path("outputs")))
+    loaded = load_asked_for(settings.checkpoint)
     print(f"exporting {settings.checkpoint or shortened(loaded.path)}", flush=True)
     address = settings.push_to if settings.push_to is not None else directory.name
     with answering(*END_OF_PROCESS, by=leave):

@@ -1,14 +1,13 @@
 """`gptlab generate`: continue a text. Imports no Lightning: the first token comes within seconds of pressing enter."""
 
 import sys
-from pathlib import Path
 
 import torch
 from omegaconf import DictConfig
 
 from gptlab import build
-from gptlab.checkpoint import Loaded, load
-from gptlab.checkpoint.run import newest_run
+from gptlab.checkpoint import Loaded
+from gptlab.cli.asked_for import load_asked_for
 from gptlab.cli.chat import Terminal
 from gptlab.cli.compose import run_command
 from gptlab.errors import UserError
@@ -27,7 +26,7 @@ def generate(cfg: DictConfig) -> int:
     """Continue each prompt `num_samples` times: one text streams as it comes, several are written when whole."""
     settings = build.generation_settings(build.resolve(cfg))
     device = device_type(settings.accelerator, key="accelerator")
-    loaded = load(settings.checkpoint if settings.checkpoint is not None else newest_run(Path("outputs")))
+    loaded = load_asked_for(settings.checkpoint)
     if settings.interactive:
         return _converse(loaded, settings, device)
     texts = [prompt for prompt in settings.prompts for _ in range(settings.num_samples)]

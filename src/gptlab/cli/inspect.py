@@ -9,8 +9,8 @@ from pathlib import Path
 from omegaconf import DictConfig
 
 from gptlab import build
-from gptlab.checkpoint import Loaded, load
-from gptlab.checkpoint.run import newest_run
+from gptlab.checkpoint import Loaded
+from gptlab.cli.asked_for import load_asked_for
 from gptlab.cli.compose import run_command
 from gptlab.cli.report import shortened
 from gptlab.directories import absolute, made_whole
@@ -36,7 +36,7 @@ def run_inspect(cfg: DictConfig) -> int:
     device = device_type(settings.accelerator, key="accelerator")
     if settings.to is not None:
         _check_place(settings.to)
-    loaded = load(settings.checkpoint if settings.checkpoint is not None else newest_run(Path("outputs")))
+    loaded = load_asked_for(settings.checkpoint)
     ids = _encode(loaded, settings.prompt)
     to = settings.to if settings.to is not None else str(_place(loaded, settings.prompt))
     directory = _check_place(to)
