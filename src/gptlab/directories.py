@@ -8,6 +8,7 @@ from pathlib import Path
 from uuid import uuid4
 
 from gptlab.errors import UserError
+from gptlab.files import sync_directory
 
 
 def absolute(to: str) -> Path:
@@ -42,6 +43,7 @@ def made_whole(directory: Path, to: str, *, clear: Callable[[Path], None]) -> It
         if directory.is_dir():
             clear(directory)
         partial.rename(directory)
+        sync_directory(directory.parent)
     except OSError as error:
         reason = error.strerror or str(error).splitlines()[0]
         raise UserError(f"to={to} cannot be written ({reason}): nothing of it was kept") from None

@@ -201,7 +201,7 @@ def _fit(
 ) -> "Outcome":
     """Build what the configuration describes, and run it."""
     from gptlab.data.module import WindowDataModule
-    from gptlab.training.files import write_yaml
+    from gptlab.files import write_yaml
     from gptlab.training.run import run
 
     run_dir = Path(config["run_dir"])

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from gptlab.files import whole_file
 from gptlab.training.loggers import read_metrics
 
 if TYPE_CHECKING:
@@ -31,9 +32,8 @@ def draw_curves(metrics_csv: Path, picture: Path) -> None:
     _log_scale(perplexity_axes)
     for axes in (loss_axes, perplexity_axes):
         _finish(axes, tokens_per_step=metrics["tokens"][-1] / metrics["step"][-1])
-    partial = picture.with_name(picture.name + ".tmp")
-    figure.savefig(partial, format="png")
-    partial.replace(picture)
+    with whole_file(picture) as file:
+        figure.savefig(file, format="png")
 
 
 def _draw_lines(

@@ -9,7 +9,7 @@ import numpy as np
 from lightning.fabric.utilities.rank_zero import rank_zero_only
 from lightning.pytorch.loggers import Logger, TensorBoardLogger
 
-from gptlab.training.files import write_whole
+from gptlab.files import write_whole
 
 COLUMNS = (
     "step",

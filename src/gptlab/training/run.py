@@ -13,10 +13,10 @@ from typing import Any
 import lightning as L
 import torch
 
+from gptlab.files import write_json
 from gptlab.training.callbacks.checkpoints import Checkpoints
 from gptlab.training.callbacks.signals import StopOnSignal
 from gptlab.training.checkpoint_io import BEST, LAST
-from gptlab.training.files import write_json
 from gptlab.training.log import RunLog
 from gptlab.training.loggers import CSV, TensorBoard
 from gptlab.training.module import TrainingModule
