@@ -10,6 +10,7 @@ from hydra.utils import get_object
 from gptlab import build
 from gptlab.checkpoint.loaded import Loaded, filled
 from gptlab.errors import UserError
+from gptlab.integrity import is_whole_zip
 from gptlab.tokenizer import Tokenizer
 
 RUN_CHECKPOINTS = ("best.ckpt", "last.ckpt", "previous.ckpt")
@@ -81,15 +82,22 @@ def newest_run(outputs: Path) -> Path:
 
 
 def read_checkpoint(path: Path) -> dict[str, Any]:
-    """The content of a .ckpt file, memory-mapped; only plain data and tensors are ever unpickled."""
+    """The content of a .ckpt file, verified and memory-mapped; only plain data and tensors are ever unpickled.
+
+    Raises:
+        UserError: where it is not whole, or no checkpoint of gptlab's.
+    """
     try:
         path.open("rb").close()
     except OSError as error:
         raise UserError(f"{path} cannot be read: {error.strerror or error}") from None
+    damaged = UserError(f"{path} is truncated, damaged, or no checkpoint")
+    if not is_whole_zip(path):
+        raise damaged
     try:
         checkpoint = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
     except Exception:  # torch reports a broken file in many ways, and a pickle of something else in more
-        raise UserError(f"{path} is truncated, damaged, or no checkpoint") from None
+        raise damaged from None
     if not isinstance(checkpoint, dict) or "gptlab" not in checkpoint or "state_dict" not in checkpoint:
         raise UserError(f"{path} is a torch file, but no checkpoint of gptlab's")
     return checkpoint

@@ -1,0 +1,22 @@
+"""Whether a file holds what was once written to it."""
+
+import zipfile
+from pathlib import Path
+
+CHUNK_BYTES = 1 << 20
+
+
+def is_whole_zip(path: Path) -> bool:
+    """Whether all that a zip file holds agrees with its checksums (CRC-32, 3 GB/s on one core).
+
+    `torch.save` writes them, `torch.load` never looks at them: a bit that flipped would be a wrong weight.
+    """
+    try:
+        with zipfile.ZipFile(path) as archive:
+            for entry in archive.infolist():
+                with archive.open(entry) as content:
+                    while content.read(CHUNK_BYTES):
+                        pass
+    except Exception:  # zipfile reports a broken file in many ways
+        return False
+    return True
