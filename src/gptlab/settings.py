@@ -20,6 +20,7 @@ class Settings:
     validate_every: int
     save_every: int
     grad_clip: float | None
+    on_nonfinite: str
     run_dir: str | None
     resume: str | None
     init_from: str | None
@@ -42,6 +43,8 @@ class Settings:
             raise ValueError("run_dir and resume name a directory: null, or a path that is not empty")
         if self.init_from == "":
             raise ValueError("init_from= is empty: null, a run, a Hugging Face directory, or a Hub id such as gpt2")
+        if self.on_nonfinite not in ("stop", "skip"):
+            raise ValueError(f"on_nonfinite={self.on_nonfinite} must be stop or skip")
         if self.grad_clip is not None and not self.grad_clip > 0:
             raise ValueError(f"grad_clip={self.grad_clip} must be more than 0; null clips nothing")
 

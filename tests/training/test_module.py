@@ -78,6 +78,7 @@ def train(
         micro_batch_size=rows,
         max_steps=steps,
         grad_clip=grad_clip,
+        on_nonfinite="stop",
         val_bytes_per_token=1.0,
     )
     data = WindowDataModule(

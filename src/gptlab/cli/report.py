@@ -17,22 +17,29 @@ log = logging.getLogger("gptlab")
 def report(outcome: "Outcome", run_dir: Path, *, prompt: str) -> None:
     """Say how the run went, and print the next commands ready to paste."""
     summary, place = outcome.summary, shortened(run_dir)
+    going_on = command_line("train", resume=place)
     if outcome.failure is not None:
-        log.error("failed at step %d: %s (traceback in %s/train.log)", summary["steps"], outcome.failure, place)
-    if summary["val_loss"] is not None:
+        where = "" if outcome.is_shared else f" (traceback in {place}/train.log)"
+        log.error("failed at step %d: %s%s", summary["steps"], outcome.failure, where)
+    if summary["status"] == "finished":
         log.info("")
         for name, value in _rows(summary, place).items():
             log.info("  %-14s %s", name, value)
+        going_on = command_line("train", resume=place, max_steps=2 * summary["steps"])
+    else:
+        saved = "saved" if summary["last_checkpoint"] is not None else "nothing was saved yet"
+        log.info("%s at step %s, %s; to go on:", summary["status"], f"{summary['steps']:,}", saved)
+        log.info("  %s", going_on)
     if summary["last_checkpoint"] is None:
         return
-    longer = {"max_steps": 2 * summary["steps"]} if summary["status"] == "finished" else {}
     log.info("")
     log.info("next:")
     log.info("  %s", command_line("generate", checkpoint=place, prompt=prompt))
     log.info("  %s", command_line("inspect", checkpoint=place, prompt=prompt))
     log.info("  tensorboard --logdir %s", "outputs" if Path(place).parts[:1] == ("outputs",) else shlex.quote(place))
-    log.info("  %s", command_line("train", resume=place, **longer))
-    log.info("  %s", command_line("export", checkpoint=place, to="my-model"))
+    if summary["status"] == "finished":
+        log.info("  %s", going_on)
+        log.info("  %s", command_line("export", checkpoint=place, to="my-model"))
 
 
 def shortened(path: Path) -> str:

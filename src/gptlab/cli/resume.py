@@ -1,37 +1,104 @@
 """`resume=<run directory>`: the run's own configuration, with the few changes that leave what it trains alone."""
 
+import logging
+from dataclasses import dataclass
 from pathlib import Path
-
-import yaml
+from typing import Any
 
 from gptlab import build
 from gptlab.build import Config
-from gptlab.checkpoint.run import read_checkpoint
+from gptlab.checkpoint.run import newest_run, read_checkpoint
 from gptlab.cli.explain import command_line
+from gptlab.data.corpus import Corpus
 from gptlab.errors import UserError
+from gptlab.training.checkpoint_io import LAST, PREVIOUS
+from gptlab.training.run_files import read_config, status
 
-CHANGEABLE_KEYS = ("max_steps", "validate_every", "save_every", "data.num_workers", "data.cache_dir")
+log = logging.getLogger("gptlab")
+
+NEWEST = "last"
+CHANGEABLE_KEYS = (
+    *("max_steps", "validate_every", "save_every", "micro_batch_size", "on_nonfinite", "schedule.total_steps"),
+    *("data.path", "data.num_workers", "data.cache_dir"),
+)
 CHANGEABLE_GROUPS = ("trainer", "logger", "callbacks")
 
 
-def resumed_config(run_dir: Path, composed: Config, overrides: list[str]) -> Config:
+@dataclass(frozen=True)
+class Stored:
+    """What a run has left behind.
+
+    Attributes:
+        checkpoint: its newest whole one; None where it has not saved yet.
+        steps: that are done in it.
+        ours: what gptlab put into it (configuration, tokenizer, fingerprint of the text ...); empty without one.
+        appended: lengths of the files that only grow, at its time.
+    """
+
+    checkpoint: Path | None
+    steps: int
+    ours: dict[str, Any]
+    appended: dict[str, int]
+
+    @property
+    def owes_validation(self) -> bool:
+        return self.ours.get("owes_validation", False)
+
+
+NOTHING = Stored(None, 0, {}, {})
+
+
+def run_to_resume(resume: str) -> Path:
+    """The run directory that `resume=` names. Raises UserError where there is none."""
+    if resume == NEWEST:
+        return newest_run(Path("outputs")).absolute()
+    run_dir = Path(resume).expanduser().absolute()
+    if not any(run_dir.joinpath(name).exists() for name in ("config.yaml", "checkpoints")):
+        raise UserError(f"resume={resume} is no run directory: neither config.yaml nor checkpoints/ are in it")
+    return run_dir
+
+
+def stored(run_dir: Path) -> Stored:
+    """The newest state of a run that can be read; a damaged checkpoint makes room for the one before it.
+
+    Raises:
+        UserError: where checkpoints are there, but none that can be read.
+    """
+    complaints = []
+    directory = run_dir / "checkpoints"
+    for name in (LAST, PREVIOUS):
+        path = directory / name
+        if not path.is_file():
+            continue
+        try:
+            content = read_checkpoint(path)
+            appended = content["callbacks"]["Checkpoints"]["appended"]
+            found = Stored(directory / LAST, content["global_step"], content["gptlab"], appended)
+        except (UserError, KeyError, TypeError) as error:
+            complaints.append(str(error) if isinstance(error, UserError) else f"{path} is no checkpoint of a run")
+            continue
+        if complaints:
+            log.warning("%s: going on from %s, of step %d", complaints[0], name, found.steps)
+            path.replace(directory / LAST)  # or the next save would keep the damaged one in its place
+        return found
+    if complaints:
+        raise UserError(f"{'; '.join(complaints)}: nothing is left to go on from, start the run over")
+    return NOTHING
+
+
+def resumed_config(run_dir: Path, before: Stored, composed: Config, overrides: list[str]) -> Config:
     """The configuration that a run goes on with.
 
     Args:
         run_dir: the run.
+        before: what it has left.
         composed: what the command line composes to; its values count where an override changes something.
         overrides: the command line.
 
     Raises:
-        UserError: where there is no run, where it is finished, or where an override would change what is trained.
+        UserError: where it is finished, or where an override would change what is trained.
     """
-    try:
-        config: Config = yaml.safe_load((run_dir / "config.yaml").read_text(encoding="utf-8"))
-    except OSError:
-        raise UserError(f"resume={run_dir} is no run directory: it has no config.yaml") from None
-    except yaml.YAMLError:
-        raise UserError(f"resume={run_dir}: its config.yaml is damaged") from None
-    config.setdefault("init_from", None)  # runs of before there was such a thing
+    config = {**composed, **_own_config(run_dir, before)}  # a run of before there was some setting gets today's value
     for override in overrides:
         key = override.partition("=")[0].lstrip("+~")
         if key == "resume":
@@ -42,11 +109,25 @@ def resumed_config(run_dir: Path, composed: Config, overrides: list[str]) -> Con
             can_change = ", ".join([*CHANGEABLE_KEYS, *(f"{group}.*" for group in CHANGEABLE_GROUPS)])
             raise UserError(f"{key} cannot change in a resumed run, only {can_change}; start a new run for the rest")
     config["run_dir"], config["resume"] = str(run_dir), str(run_dir)
-    settings = build.settings(config)
-    steps = read_checkpoint(last_checkpoint(run_dir))["global_step"]
-    if steps >= settings.max_steps:
+    max_steps, steps = build.settings(config).max_steps, before.steps
+    if steps > max_steps:
+        raise UserError(f"max_steps={max_steps}: the run in {run_dir} has done {steps} steps already")
+    if steps == max_steps and status(run_dir) == "finished" and not before.owes_validation:
         longer = command_line("train", resume=run_dir, max_steps=2 * steps)
         raise UserError(f"the run in {run_dir} has finished its {steps} steps; to go on beyond them: {longer}")
+    return config
+
+
+def _own_config(run_dir: Path, before: Stored) -> Config:
+    """From config.yaml, which the newest session wrote, or else from the checkpoint."""
+    config = read_config(run_dir)
+    if config is None and before.checkpoint is None:
+        raise UserError(
+            f"resume={run_dir}: its config.yaml is damaged, and there is no checkpoint yet; start the run over"
+        )
+    if config is None:
+        log.warning("config.yaml is not as the run wrote it: going on with the configuration in %s", before.checkpoint)
+        config = dict(before.ours["config"])
     return config
 
 
@@ -61,9 +142,14 @@ def _copy(path: list[str], source: Config, target: Config) -> None:
         target.pop(name, None)
 
 
-def last_checkpoint(run_dir: Path) -> Path:
-    """The newest checkpoint that holds all that resuming needs."""
-    for name in ("last.ckpt", "previous.ckpt"):
-        if (run_dir / "checkpoints" / name).is_file():
-            return run_dir / "checkpoints" / name
-    raise UserError(f"resume={run_dir}: the run ended before its first checkpoint; start it over")
+def check_same_text(before: Stored, corpus: Corpus) -> None:
+    """Raises UserError where the text or its tokenizer is another than the run was trained on."""
+    for what, then, now in (
+        ("text", before.ours["text_fingerprint"], corpus.fingerprint),
+        ("tokenizer", before.ours["tokenizer"], corpus.tokenizer.state()),
+    ):
+        if then != now:
+            raise UserError(
+                f"the {what} is not the one that {before.checkpoint} was trained on: bring the old one back "
+                f"(data.path=<where it is now>), or start anew"
+            )

@@ -2,7 +2,9 @@
 
 import logging
 from collections.abc import Iterator
+from contextlib import ExitStack
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,19 +14,18 @@ from omegaconf import DictConfig
 
 from gptlab import build
 from gptlab.checkpoint import Loaded, load
-from gptlab.checkpoint.run import read_checkpoint
 from gptlab.cli.compose import run_command
 from gptlab.cli.init_from import check_vocabulary, initial_model, starting_config
 from gptlab.cli.report import report, shortened
-from gptlab.cli.resume import last_checkpoint, resumed_config
+from gptlab.cli.resume import NOTHING, Stored, check_same_text, resumed_config, run_to_resume, stored
 from gptlab.data.corpus import Corpus, GivenTokenizer, TokenizerRecipe, prepare
 from gptlab.data.windows import EveryTarget, WindowDataset, split
-from gptlab.errors import UserError
 from gptlab.settings import Settings
 from gptlab.tokenizer import Tokenizer
 from gptlab.training import devices
 from gptlab.training.log import RunLog, show_pieces
-from gptlab.training.run_dir import check_free, is_rank_zero, shared_by_ranks
+from gptlab.training.run_dir import check_free, claimed, held, is_rank_zero, shared_by_ranks
+from gptlab.training.run_files import cut_back, write_config
 
 if TYPE_CHECKING:
     import lightning as L
@@ -42,49 +43,74 @@ def main(arguments: list[str]) -> int:
 
 def train(cfg: DictConfig) -> int:
     """One run. Everything is checked before data is read, and all data before a directory is made."""
-    resume_dir = Path(cfg.resume).expanduser().absolute() if cfg.resume is not None else None
     config = build.resolve(cfg)
-    if resume_dir is not None:
-        config = resumed_config(resume_dir, config, list(HydraConfig.get().overrides.task))
-    build.check(config, trains_tokenizer=config.get("init_from") is None)
-    settings = build.settings(config)
-    hardware = devices.resolve(config["trainer"])
-    rows = devices.rows_per_micro_batch(
-        batch_size=settings.batch_size, micro_batch_size=settings.micro_batch_size, n_ranks=hardware.n_ranks
-    )
-
-    wanted = _wanted_run_dir(settings)
-    if resume_dir is None and is_rank_zero():
-        check_free(wanted)
-
-    loaded, tokenizer = None, None
-    if settings.init_from is not None:
-        build.source(config)  # a text that is not there is known before half a gigabyte is fetched
-        loaded = load(settings.init_from if resume_dir is None else last_checkpoint(resume_dir))
-        tokenizer = loaded.tokenizer
-    if loaded is not None and resume_dir is None:
-        config = starting_config(loaded, config, list(HydraConfig.get().overrides.task))
-        build.check(config, trains_tokenizer=tokenizer is None)
-
     run_log = RunLog(speaks=is_rank_zero())
-    try:
+    with ExitStack() as stack:
+        stack.callback(run_log.close)
+        resume_dir, before = _what_is_resumed(cfg, stack)
+        if resume_dir is not None:
+            config = resumed_config(resume_dir, before, config, list(HydraConfig.get().overrides.task))
+        build.check(config, trains_tokenizer=config.get("init_from") is None)
+        settings = build.settings(config)
+        hardware = devices.resolve(config["trainer"])
+        rows = devices.rows_per_micro_batch(
+            batch_size=settings.batch_size, micro_batch_size=settings.micro_batch_size, n_ranks=hardware.n_ranks
+        )
+        wanted = _wanted_run_dir(settings)
+        if resume_dir is None and is_rank_zero():
+            check_free(wanted)
+
+        loaded, tokenizer = None, None
+        if settings.init_from is not None:
+            build.source(config)  # a text that is not there is known before half a gigabyte is fetched
+            loaded = load(before.checkpoint or settings.init_from)
+            tokenizer = loaded.tokenizer
+        if loaded is not None and before.checkpoint is None:
+            config = starting_config(loaded, config, list(HydraConfig.get().overrides.task))
+            build.check(config, trains_tokenizer=tokenizer is None)
+
         log.info("preparing the text")
         data = _prepare_data(config, settings, tokenizer)
         if loaded is not None:
             check_vocabulary(loaded, data.corpus.tokenizer)
-        if resume_dir is not None:
-            _check_same_text(last_checkpoint(resume_dir), data.corpus)
+        if before.checkpoint is not None:
+            check_same_text(before, data.corpus)
         _rehearse({**config, "run_dir": "outputs"}, settings, hardware, data.corpus.tokenizer)
-        run_dir = resume_dir if resume_dir is not None else shared_by_ranks(wanted, _experiment())
-        config["run_dir"] = str(run_dir)
+        run_dir = resume_dir
+        if run_dir is None:
+            new = partial(stack.enter_context, claimed(wanted, _experiment()))
+            run_dir = shared_by_ranks(new, wanted=wanted)
+        elif is_rank_zero():
+            cut_back(run_dir, before.appended)
         run_log.open(run_dir)
-        outcome = _fit(config, settings, hardware, rows, data, loaded, run_log, resumes=resume_dir is not None)
+        config = {**config, "run_dir": str(run_dir), "data": _absolute_paths(config["data"])}
+        outcome = _fit(config, settings, hardware, rows, data, loaded, run_log, before)
         if is_rank_zero():
             samples = config["callbacks"].get("samples") or {}
             report(outcome, run_dir, prompt=samples.get("prompt") or _prompt(data))
-        return outcome.exit_status
-    finally:
-        run_log.close()
+            return outcome.exit_status
+        return 0 if outcome.is_shared else outcome.exit_status  # or Lightning would kill the first rank for it
+
+
+def _what_is_resumed(cfg: DictConfig, stack: ExitStack) -> tuple[Path | None, Stored]:
+    """The run that goes on, held for this process alone, and what it has left; (None, nothing) for a new run."""
+    if cfg.resume is None:
+        return None, NOTHING
+
+    def choose() -> Path:
+        run_dir = run_to_resume(cfg.resume)
+        stack.enter_context(held(run_dir, key="resume"))
+        stored(run_dir)  # mends what is damaged, before other ranks look
+        return run_dir
+
+    run_dir = shared_by_ranks(choose, wanted=None)
+    return run_dir, stored(run_dir)
+
+
+def _absolute_paths(data: build.Config) -> build.Config:
+    """A run resumes from anywhere."""
+    paths = {name: data[name] for name in ("path", "cache_dir") if data.get(name) is not None}
+    return {**data, **{name: str(Path(path).expanduser().absolute()) for name, path in paths.items()}}
 
 
 def _rehearse(config: build.Config, settings: Settings, hardware: devices.Hardware, tokenizer: Tokenizer) -> None:
@@ -184,6 +210,7 @@ def _module(
         micro_batch_size=rows,
         max_steps=settings.max_steps,
         grad_clip=settings.grad_clip,
+        on_nonfinite=settings.on_nonfinite,
         val_bytes_per_token=_bytes_per_token(data) if config["trainer"].get("limit_val_batches", 1.0) == 1.0 else None,
     )
 
@@ -196,12 +223,11 @@ def _fit(
     data: PreparedData,
     loaded: Loaded | None,
     run_log: RunLog,
-    *,
-    resumes: bool,
+    before: Stored,
 ) -> "Outcome":
     """Build what the configuration describes, and run it."""
     from gptlab.data.module import WindowDataModule
-    from gptlab.files import write_yaml
+    from gptlab.training.loggers import CSV, TensorBoard
     from gptlab.training.run import run
 
     run_dir = Path(config["run_dir"])
@@ -216,24 +242,32 @@ def _fit(
         num_workers=build.data_settings(config).num_workers,
     )
     if is_rank_zero():
-        write_yaml(run_dir / "config.yaml", config)
+        write_config(run_dir, config)
         n_parameters = sum(parameter.numel() for parameter in module.model.parameters())
         ranks = f"{hardware.n_ranks} x {hardware.accelerator}" if hardware.n_ranks > 1 else hardware.accelerator
-        if loaded is not None and not resumes:
+        if before.checkpoint is not None:
+            log.info("going on from step %s of %s", f"{before.steps:,}", f"{settings.max_steps:,}")
+        elif loaded is not None:
             log.info(
                 "starting from %s, with %s of its %s positions (context_length)",
                 *(loaded.name, f"{module.model.context_length:,}", f"{loaded.model.context_length:,}"),
             )
         log.info("%s parameters on %s, precision %s", f"{n_parameters:,}", ranks, hardware.precision)
         log.info("run directory %s", shortened(run_dir))
+    starts_with_weights = loaded is not None and before.checkpoint is None
+    trainer = _trainer(config, settings, hardware, validates_first=starts_with_weights or before.owes_validation)
+    if config["resume"] is not None:
+        for logger in trainer.loggers:
+            if isinstance(logger, CSV | TensorBoard):
+                logger.resume_at(before.steps)
     return run(
-        trainer=_trainer(config, settings, hardware, validates_first=loaded is not None and not resumes),
+        trainer=trainer,
         module=module,
         data=data_module,
         run_dir=run_dir,
         flat_config=dict(_flat(config)),
         run_log=run_log,
-        resume_from=last_checkpoint(run_dir) if resumes else None,
+        resume_from=before.checkpoint,
     )
 
 
@@ -241,18 +275,6 @@ def _bytes_per_token(data: PreparedData) -> float | None:
     """Of the validation targets: all tokens but the first."""
     lengths = data.corpus.tokenizer.byte_lengths
     return None if lengths is None else data.val.n_bytes(lengths) / (len(data.val.tokens) - 1)
-
-
-def _check_same_text(checkpoint: Path, corpus: Corpus) -> None:
-    before = read_checkpoint(checkpoint)["gptlab"]
-    for what, then, now in (
-        ("text", before["text_fingerprint"], corpus.fingerprint),
-        ("tokenizer", before["tokenizer"], corpus.tokenizer.state()),
-    ):
-        if then != now:
-            raise UserError(
-                f"the {what} is not the one that {checkpoint} was trained on: bring the old one back, or start anew"
-            )
 
 
 def _prompt(data: PreparedData) -> str:

@@ -1,7 +1,7 @@
 """Batches by number: global batch k is a pure function of (seed, k)."""
 
 from collections.abc import Iterator
-from typing import Any, Protocol
+from typing import Protocol
 
 import numpy as np
 from torch import Tensor
@@ -44,32 +44,22 @@ class ShuffledBatches(Dataset):
 
 
 class TrainLoader:
-    """Yields the batches of steps [position, n_steps); its position can be saved and restored.
+    """Yields the batches of steps [start, n_steps).
 
     Lightning sees an iterable of a known length, not a DataLoader: it would prefetch a batch where it knows no length,
-    and put a sampler of its own into a DataLoader. The position counts batches that were handed out; it moves before
-    the yield, so that what is saved while batch k is in use says k + 1.
+    and put a sampler of its own into a DataLoader. There is no position to save: it is the number of steps done.
     """
 
-    def __init__(self, batches: Batches, *, n_steps: int, num_workers: int) -> None:
+    def __init__(self, batches: Batches, *, start: int, n_steps: int, num_workers: int) -> None:
         self._batches = batches
-        self._n_steps = n_steps
+        self._numbers = range(start, n_steps)
         self._num_workers = num_workers
-        self.position = 0
 
     def __len__(self) -> int:
-        return self._n_steps
+        return len(self._numbers)
 
     def __iter__(self) -> Iterator[tuple[Tensor, ...]]:
-        for batch in load(self._batches, range(self.position, self._n_steps), self._num_workers):
-            self.position += 1
-            yield batch
-
-    def state_dict(self) -> dict[str, Any]:
-        return {"position": self.position}
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        self.position = state["position"]
+        return load(self._batches, self._numbers, self._num_workers)
 
 
 def load(batches: Batches, numbers: range, num_workers: int) -> Iterator[tuple[Tensor, ...]]:

@@ -49,7 +49,8 @@ class WindowDataModule(L.LightningDataModule):
     def train_dataloader(self) -> TrainLoader:
         rank, n_ranks = self._rank()
         batches = ShuffledBatches(self.train, batch_size=self.batch_size, seed=self.seed, rank=rank, n_ranks=n_ranks)
-        return TrainLoader(batches, n_steps=self.n_steps, num_workers=self.num_workers)
+        start = self.trainer.global_step if self.trainer is not None else 0
+        return TrainLoader(batches, start=start, n_steps=self.n_steps, num_workers=self.num_workers)
 
     def val_dataloader(self) -> "ValLoader":
         rank, n_ranks = self._rank()

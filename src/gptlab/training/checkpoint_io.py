@@ -1,5 +1,6 @@
 """Checkpoint files that are whole or not there."""
 
+import logging
 import os
 from pathlib import Path
 from typing import Any
@@ -8,20 +9,61 @@ import torch
 from lightning.fabric.plugins import TorchCheckpointIO
 from lightning.fabric.utilities.types import _PATH
 
+from gptlab.files import PARTIAL, whole_file
+from gptlab.integrity import is_whole_zip
+
+log = logging.getLogger("gptlab")
+
 LAST, PREVIOUS, BEST = "last.ckpt", "previous.ckpt", "best.ckpt"
 
 
 class WholeFileCheckpointIO(TorchCheckpointIO):
-    """Writes beside the final name, syncs to disk, then renames. What last.ckpt held becomes previous.ckpt."""
+    """Writes beside the final name, reads it back, syncs, renames. What last.ckpt held becomes previous.ckpt.
+
+    A disk that is full costs a warning: training goes on, the checkpoints that are there stay, and the next save tries
+    again.
+
+    Attributes:
+        failures: of each name, why its newest save was not possible; nothing where it was.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.failures: dict[str, str] = {}
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: _PATH, storage_options: Any | None = None) -> None:
         final = Path(path)
-        final.parent.mkdir(parents=True, exist_ok=True)
-        partial = final.with_name(final.name + ".tmp")
-        with partial.open("wb") as file:
+        try:
+            final.parent.mkdir(parents=True, exist_ok=True)
+            _save(checkpoint, final)
+        except OSError as error:
+            self.failures[final.name] = f"{final} could not be saved ({error.strerror or error})"
+            log.warning("%s: training goes on, and the next save tries again", self.failures[final.name])
+        else:
+            self.failures.pop(final.name, None)
+
+
+def _save(checkpoint: dict[str, Any], final: Path) -> None:
+    with whole_file(final) as file:
+        try:
             torch.save(checkpoint, file)
-            file.flush()
-            os.fsync(file.fileno())
+        except RuntimeError as error:  # what torch makes of a write that failed
+            raise OSError(f"torch says: {str(error).splitlines()[0]}") from None
+        file.flush()
+        os.fsync(file.fileno())
+        if not is_whole_zip(final.with_name(final.name + PARTIAL)):
+            raise OSError("what was written cannot be read back")
         if final.name == LAST and final.exists():
-            final.replace(final.with_name(PREVIOUS))
-        partial.replace(final)
+            _keep(final, final.with_name(PREVIOUS))
+
+
+def _keep(file: Path, name: Path) -> None:
+    """Give a file a second name, in place of whatever had it; at no moment is it without one."""
+    link = name.with_name(name.name + PARTIAL)
+    link.unlink(missing_ok=True)
+    try:
+        os.link(file, link)
+    except OSError:  # a file system without links
+        file.replace(name)
+    else:
+        link.replace(name)

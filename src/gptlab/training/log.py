@@ -12,8 +12,10 @@ from rich.console import Console
 from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
 from gptlab.data.source import Piece
+from gptlab.training.appended import AppendedFile
 
 LOGGER = logging.getLogger("gptlab")
+TRAIN_LOG = "train.log"
 BUFFERED_LINES = 10_000
 
 
@@ -25,6 +27,22 @@ class _Terminal(logging.Handler):
         print(self.format(record), file=stream, flush=True)
 
 
+class _TrainLog(logging.Handler):
+    """train.log. A disk that is full costs no run its life."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__()
+        self.setFormatter(logging.Formatter("%(asctime)s %(message)s", "%Y-%m-%d %H:%M:%S"))
+        self._file = AppendedFile(path)
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self._file.append(f"{self.format(record)}\n".encode(errors="replace"))
+
+    def close(self) -> None:
+        self._file.close()
+        super().close()
+
+
 class RunLog:
     """Collects the lines of a run; of several ranks only the first speaks.
 
@@ -32,7 +50,7 @@ class RunLog:
     """
 
     def __init__(self, *, speaks: bool) -> None:
-        self._file: logging.FileHandler | None = None
+        self._file: _TrainLog | None = None
         self._buffer = logging.handlers.MemoryHandler(BUFFERED_LINES, flushLevel=logging.CRITICAL + 1)
         self._handlers: list[logging.Handler] = []
         LOGGER.setLevel(logging.INFO)
@@ -46,8 +64,7 @@ class RunLog:
         """Go on in train.log, with what was said so far at its beginning."""
         if not self._handlers:
             return
-        self._file = logging.FileHandler(run_dir / "train.log", encoding="utf-8", errors="replace")
-        self._file.setFormatter(logging.Formatter("%(asctime)s %(message)s", "%Y-%m-%d %H:%M:%S"))
+        self._file = _TrainLog(run_dir / TRAIN_LOG)
         self._buffer.setTarget(self._file)
         self._buffer.flush()
         LOGGER.removeHandler(self._buffer)

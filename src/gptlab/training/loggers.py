@@ -1,15 +1,29 @@
 """Where numbers go: TensorBoard events and metrics.csv, both straight in the run directory."""
 
 import csv
+import io
+import logging
 import math
+import os
+import socket
+import time
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 import numpy as np
+from lightning.fabric.loggers.logger import rank_zero_experiment
 from lightning.fabric.utilities.rank_zero import rank_zero_only
 from lightning.pytorch.loggers import Logger, TensorBoardLogger
+from tensorboard.compat.proto.event_pb2 import Event, SessionLog
+from tensorboard.compat.proto.summary_pb2 import Summary
+from tensorboard.summary.writer.record_writer import RecordWriter
+from torch.utils.tensorboard import FileWriter, SummaryWriter
 
-from gptlab.files import write_whole
+from gptlab.files import whole_file
+from gptlab.training.appended import AppendedFile
+
+log = logging.getLogger("gptlab")
 
 COLUMNS = (
     "step",
@@ -26,14 +40,26 @@ COLUMNS = (
 
 
 class TensorBoard(TensorBoardLogger):
-    """Events of one run in one directory, without the hparams.yaml that Lightning adds: config.yaml has it all."""
+    """Events of one run in one directory, without the hparams.yaml that Lightning adds: config.yaml has it all.
+
+    Each session of a run writes a file of its own, at once and in this thread: SummaryWriter's own thread would end a
+    run whose disk is full.
+    """
 
     def __init__(self, *, save_dir: str) -> None:
         super().__init__(save_dir=save_dir, name="", version="", default_hp_metric=False)
+        self._first_step: int | None = None
+
+    @property
+    @rank_zero_experiment
+    def experiment(self) -> SummaryWriter:
+        if self._experiment is None:
+            self._experiment = _Writer(self.log_dir, purge_step=self._first_step)
+        return self._experiment
 
     def resume_at(self, step: int) -> None:
-        """Forget what an interrupted session logged after the step that the run goes on from."""
-        self._kwargs["purge_step"] = step + 1
+        """Tell a TensorBoard that is looking to forget what an interrupted session logged after this step."""
+        self._first_step = step + 1
 
     @rank_zero_only
     def log_config(self, flat: dict[str, Any]) -> None:
@@ -45,9 +71,8 @@ class TensorBoard(TensorBoardLogger):
         shown = {name: value for name, value in metrics.items() if name != "seconds"}
         if "val/loss" in metrics:
             shown["hp/val_loss"] = metrics["val/loss"]
-        super().log_metrics(shown, step)
-        if "val/loss" in metrics:
-            self.experiment.flush()
+        values = [Summary.Value(tag=name, simple_value=value) for name, value in shown.items()]
+        self.experiment.file_writer.add_summary(Summary(value=values), step)  # one record for all
 
     @rank_zero_only
     def log_text(self, name: str, text: str, step: int) -> None:
@@ -64,18 +89,69 @@ class TensorBoard(TensorBoardLogger):
         self.experiment.flush()
 
 
+class _Writer(SummaryWriter):
+    """A SummaryWriter that appends to its file by itself."""
+
+    file_writer: Any
+    all_writers: Any
+
+    def _get_file_writer(self) -> FileWriter:
+        if self.file_writer is None:
+            self.file_writer = _FileWriter(self.log_dir)
+            self.all_writers = {self.log_dir: self.file_writer}
+            if self.purge_step is not None:
+                start = SessionLog(status=SessionLog.START)
+                self.file_writer.add_event(Event(session_log=start), self.purge_step)
+        return self.file_writer
+
+
+class _FileWriter(FileWriter):
+    def __init__(self, directory: str) -> None:
+        self.event_writer = _Events(Path(directory))
+        self.add_event(Event(file_version="brain.Event:2"))
+
+
+class _Events:
+    """What FileWriter writes to: one file, in TensorFlow's record format."""
+
+    def __init__(self, directory: Path) -> None:
+        name = f"events.out.tfevents.{int(time.time()):010d}.{socket.gethostname()}.{os.getpid()}.{uuid4().hex[:8]}"
+        self._file = AppendedFile(directory / name)
+        self._records = RecordWriter(self)
+
+    def write(self, record: bytes) -> None:
+        self._file.append(record)
+
+    def add_event(self, event: Event) -> None:
+        self._records.write(event.SerializeToString())
+
+    def get_logdir(self) -> str:
+        return str(self._file.path.parent)
+
+    def flush(self) -> None:
+        self._file.sync()
+
+    def reopen(self) -> None:
+        """It opens itself."""
+
+    def close(self) -> None:
+        self._file.close()
+
+
 class CSV(Logger):
     """metrics.csv: one row a logged step, append-only and flushed.
 
     A step's training and validation numbers come one after the other; the row is written when the next step begins, or
-    at the end. A number that has no column yet, of an objective with metrics of its own, gets one.
+    at a save. A number that has no column yet, of an objective with metrics of its own, gets one.
     """
 
     def __init__(self, *, save_dir: str) -> None:
         super().__init__()
         self.path = Path(save_dir) / "metrics.csv"
+        self._file = AppendedFile(self.path)
         self._row: dict[str, float] = {}
         self._columns: list[str] = []  # of the file; none before its first row
+        self._resumed_at: int | None = None
 
     @property
     def name(self) -> str:
@@ -92,41 +168,76 @@ class CSV(Logger):
     @rank_zero_only
     def log_metrics(self, metrics: dict[str, float], step: int | None = None) -> None:
         if self._row and self._row["step"] != step:
-            self.save()
+            self._write_row()
         self._row = {**self._row, **metrics, "step": step or 0}
 
     @rank_zero_only
     def save(self) -> None:
+        """The row under way, and all before it, on the disk."""
+        self._write_row()
+        self._file.sync()
+
+    def _write_row(self) -> None:
         if not self._row:
             return
-        known = self._columns or COLUMNS
-        new = [name for name in self._row if name not in known]
-        if new or not self._columns:
-            self._write_header([*known, *new])
-        with self.path.open("a", newline="") as file:
-            values = {name: _rounded(value) for name, value in self._row.items()}
-            csv.DictWriter(file, self._columns, lineterminator="\n").writerow(values)
+        row = {name: str(_rounded(value)) for name, value in self._row.items()}
+        new = [name for name in row if name not in (self._columns or COLUMNS)]
+        is_there = self._row["step"] == self._resumed_at  # the validation that an interrupted session had no time for
         self._row = {}
+        if not self._columns:
+            self._columns = [*COLUMNS, *new]
+            self._file.append(_line(self._columns, {name: name for name in self._columns}))
+        elif new or is_there:
+            rows = _rows(self.path)
+            if is_there:
+                rows[-1] |= row
+            try:
+                self._rewrite([*self._columns, *new], rows)
+            except OSError as error:
+                log.warning(
+                    "%s cannot be written (%s): it lacks %s", self.path, error.strerror or error, ", ".join(row)
+                )
+        if not is_there:
+            self._file.append(_line(self._columns, row))
 
-    def _write_header(self, columns: list[str]) -> None:
-        rows = self.path.read_text().splitlines()[1:] if self.path.exists() else []
-        blank = "," * (len(columns) - len(self._columns))
-        write_whole(self.path, "\n".join([",".join(columns), *(row + blank for row in rows), ""]))
+    def _rewrite(self, columns: list[str], rows: list[dict[str, str]]) -> None:
+        """The file anew. Raises OSError, and leaves the old one then."""
+        self._file.close()
+        with whole_file(self.path) as file:
+            file.writelines(_line(columns, row) for row in [{name: name for name in columns}, *rows])
         self._columns = columns
 
     @rank_zero_only
     def resume_at(self, step: int) -> None:
-        """Cut what an interrupted session wrote after the step that the run goes on from."""
-        if not self.path.exists():
-            return
-        header, *rows = self.path.read_text().splitlines(keepends=True)
-        kept = [row for row in rows if row.endswith("\n") and int(row.split(",")[0]) <= step]
-        write_whole(self.path, header + "".join(kept))
-        self._columns = header.strip().split(",")
+        """Cut what an interrupted session wrote after the step that the run goes on from. Raises OSError."""
+        rows = [row for row in _rows(self.path) if int(row["step"]) <= step]
+        if rows:
+            self._rewrite(list(rows[0]), rows)
+            self._resumed_at = step if int(rows[-1]["step"]) == step else None
+        else:
+            self.path.unlink(missing_ok=True)
 
     @rank_zero_only
     def finalize(self, status: str) -> None:
         self.save()
+        self._file.close()
+
+
+def _rows(path: Path) -> list[dict[str, str]]:
+    """Of a metrics.csv, whatever a crash has left of it: a row that is not whole is none."""
+    if not path.exists():
+        return []
+    with path.open(newline="", encoding="utf-8", errors="replace") as file:
+        reader = csv.DictReader(file)
+        return [
+            row for row in reader if None not in row and None not in row.values() and (row.get("step") or "").isdigit()
+        ]
+
+
+def _line(columns: list[str], row: dict[str, str]) -> bytes:
+    text = io.StringIO()
+    csv.DictWriter(text, columns, restval="", extrasaction="ignore", lineterminator="\n").writerow(row)
+    return text.getvalue().encode()
 
 
 def _rounded(value: float) -> str | float:

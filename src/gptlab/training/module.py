@@ -10,7 +10,7 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
-from typing import Any
+from typing import Any, NoReturn
 
 import lightning as L
 import torch
@@ -21,9 +21,11 @@ from torch.nn.utils import clip_grad_norm_
 from gptlab.objective import Batch, Loss, Objective
 from gptlab.tokenizer import Tokenizer
 from gptlab.training.clock import Clock
+from gptlab.training.stops import Interrupted, NonFiniteError
 
 log = logging.getLogger("gptlab")
 
+MOST_SKIPPED = 10  # steps in a row
 RECENT_STEPS = 100  # what summary.json calls train_loss is the mean over the tokens of so many last steps
 
 
@@ -42,6 +44,8 @@ class TrainingModule(L.LightningModule):
         micro_batch_size: sequences that this device holds at once.
         max_steps: length of the run.
         grad_clip: the norm to which gradients are cut; None cuts nothing.
+        on_nonfinite: what happens at a step whose loss or gradient norm is no number: "stop" ends the run, "skip"
+            leaves the step out, and ends it after too many in a row.
         val_bytes_per_token: of the validation text, for bits per byte; None where the tokenizer loses bytes.
     """
 
@@ -59,6 +63,7 @@ class TrainingModule(L.LightningModule):
         micro_batch_size: int,
         max_steps: int,
         grad_clip: float | None,
+        on_nonfinite: str,
         val_bytes_per_token: float | None,
     ) -> None:
         super().__init__()
@@ -74,11 +79,18 @@ class TrainingModule(L.LightningModule):
         self._micro_batch_size = micro_batch_size
         self._max_steps = max_steps
         self._grad_clip = grad_clip
+        self._on_nonfinite = on_nonfinite
         self._val_bytes_per_token = val_bytes_per_token
 
-        self.stop_requested = False  # set by the signal handler, obeyed at the end of the step
+        self.stop_requested = False  # set by the signal handler, obeyed at the end of the step, and in validation
+        self.weights_are_whole = True  # but for while the optimizer writes them
+        self._all_stop = False  # whether a signal has come to any rank
+        self._validated_step = 0
+        self._loss = math.nan  # of the step under way, nats per token
+        self.n_skipped = 0
+        self._skipped_in_a_row = 0
         self.metrics: dict[str, float] = {}  # of the last step and the last validation
-        self._grad_norm: Tensor | float = math.nan
+        self._grad_norm = math.nan
         self._tokens = 0
         self._recent: deque[tuple[float, int]] = deque(maxlen=RECENT_STEPS)  # (summed loss, tokens) of a step
         self.clock = Clock()
@@ -102,39 +114,72 @@ class TrainingModule(L.LightningModule):
                 # DDP averages over ranks what is to be summed: hence the factor
                 self.manual_backward(loss.sum * (self.trainer.world_size / n_tokens))
             losses.append(replace(loss, sum=loss.sum.detach()))
+        n_stop, loss_sum, *extras = self._sum_over_ranks(float(self.stop_requested), *self._sums(losses))
+        self._loss = loss_sum / n_tokens
         optimizer.step()  # on the way: on_before_optimizer_step
+        self.weights_are_whole = True
         optimizer.zero_grad()
 
-        n_stop, step_loss_sum, *extras = self._sum_over_ranks(float(self.stop_requested), *self._sums(losses))
+        self._all_stop = n_stop > 0
         self._tokens += n_tokens
-        self._recent.append((step_loss_sum, n_tokens))
+        if math.isfinite(self._loss):
+            self._recent.append((loss_sum, n_tokens))
         self.clock.end_step(n_tokens)
         self._log(
             step + 1,
             {
-                "train/loss": step_loss_sum / n_tokens,
+                "train/loss": self._loss,
                 **{
                     f"train/{name}": extra / n_tokens
                     for name, extra in zip(self.objective.metrics, extras, strict=True)
                 },
                 "lr": lr,
-                "grad_norm": float(self._grad_norm),
+                "grad_norm": self._grad_norm,
                 "tokens": self._tokens,
                 "tokens_per_second": self.clock.recent_tokens_per_second,
                 "seconds": self.clock.seconds,
+                **({"skipped_steps": self.n_skipped} if self.n_skipped else {}),
             },
         )
-        if n_stop > 0:
-            log.info("stopping: validating and saving at step %d (Ctrl-C again leaves at once)", step + 1)
-        if n_stop > 0 or step + 1 >= self._max_steps:
+        if step + 1 >= self._max_steps:
             self.trainer.should_stop = True  # Lightning validates once more, then ends
 
+    def on_train_batch_end(self, *_: Any) -> None:
+        """Callbacks have seen the step. Raises Interrupted where a signal has come to any rank."""
+        if self._all_stop:
+            self._interrupt()
+
+    def _interrupt(self) -> NoReturn:
+        log.info("stopping at step %d: saving (Ctrl-C again leaves at once)", self.trainer.global_step)
+        raise Interrupted
+
     def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
-        """Measure and clip the gradient; under fp16 it may be scaled still."""
+        """Measure and clip the gradient, which may be scaled still under fp16; look whether all is a number."""
         scale = self._gradient_scale(optimizer)
         parameters = list(self.model.parameters())
         limit = math.inf if self._grad_clip is None else self._grad_clip * scale
-        self._grad_norm = clip_grad_norm_(parameters, limit) / scale
+        self._grad_norm = float(clip_grad_norm_(parameters, limit)) / scale
+        leaves_it_to_scaler = getattr(self.trainer.precision_plugin, "scaler", None) is not None
+        if not math.isfinite(self._loss):
+            self._refuse(f"the loss is {self._loss}")
+        elif not math.isfinite(self._grad_norm) and not leaves_it_to_scaler:
+            self._refuse(f"the gradient norm is {self._grad_norm}, with a loss of {self._loss:.4g}")
+        else:
+            self._skipped_in_a_row = 0
+        self.weights_are_whole = False
+
+    def _refuse(self, what: str) -> None:
+        """Step with no gradients, which changes nothing, or raise NonFiniteError."""
+        step = self.trainer.global_step  # which is also the number of the batch
+        self.n_skipped += 1
+        self._skipped_in_a_row += 1
+        if self._on_nonfinite == "stop":
+            raise NonFiniteError(f"{what} in step {step + 1} (batch {step} of the run)")
+        if self._skipped_in_a_row > MOST_SKIPPED:
+            raise NonFiniteError(f"{what} in step {step + 1}, and {MOST_SKIPPED} steps before it were skipped for that")
+        log.warning("step %d is skipped: %s", step + 1, what)
+        for parameter in self.model.parameters():
+            parameter.grad = None
 
     def _gradient_scale(self, optimizer: torch.optim.Optimizer) -> float:
         """By how much the gradients are too large: a fused optimizer unscales in its own step, after this hook."""
@@ -168,6 +213,8 @@ class TrainingModule(L.LightningModule):
         self._val_losses: list[Loss] = []
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
+        if self._sum_over_ranks(float(self.stop_requested))[0] > 0:
+            self._interrupt()
         if len(batch[0]) > 0:  # else the other ranks have the rest
             self._val_losses.append(self.objective(self.model, batch))
 
@@ -184,6 +231,14 @@ class TrainingModule(L.LightningModule):
         if self._val_bytes_per_token is not None:
             metrics["val/bits_per_byte"] = loss / math.log(2) / self._val_bytes_per_token
         self._log(self.trainer.global_step, metrics)
+        self._validated_step = self.trainer.global_step
+
+    @property
+    def owes_validation(self) -> bool:
+        """Whether the last step is one that validates, and has not yet."""
+        trainer, step = self.trainer, self.trainer.global_step
+        is_due = step >= self._max_steps or step % int(trainer.val_check_batch or trainer.val_check_interval) == 0
+        return bool(trainer.enable_validation and is_due and self._validated_step != step)
 
     def _sums(self, losses: list[Loss]) -> list[float]:
         """Of the losses, then of each further metric; in double precision, for there may be millions of tokens."""
@@ -208,6 +263,8 @@ class TrainingModule(L.LightningModule):
         return self._tokens
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Lightning's loops are left out: all of them follows from the number of steps."""
+        del checkpoint["loops"]
         checkpoint["gptlab"] = {
             "config": self.config,
             "tokenizer": self.tokenizer.state(),
@@ -217,6 +274,8 @@ class TrainingModule(L.LightningModule):
             "recent": [list(pair) for pair in self._recent],
             "clock": self.clock.state(),
             "metrics": dict(self.metrics),
+            "n_skipped": self.n_skipped,
+            "owes_validation": self.owes_validation,
         }
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
@@ -225,12 +284,29 @@ class TrainingModule(L.LightningModule):
         self._recent.extend((loss, tokens) for loss, tokens in ours["recent"])
         self.clock.load(ours["clock"])
         self.metrics.update(ours["metrics"])
+        self.n_skipped = ours["n_skipped"]
+        step = checkpoint["global_step"]
+        self._validated_step = -1 if ours["owes_validation"] else step
+        _start_at(self.trainer, step)
 
     def _log(self, step: int, metrics: dict[str, float]) -> None:
         """To every logger, with the number of optimizer steps done (Lightning's own counter starts at 0)."""
         self.metrics.update(metrics)
         for logger in self.trainer.loggers:
             logger.log_metrics(metrics, step=step)
+
+
+def _start_at(trainer: L.Trainer, step: int) -> None:
+    """Let Lightning take what comes for a new fit whose counters do not begin at 0.
+
+    Its own way of restoring loops guesses from their counters at which hook a checkpoint was saved, and repeats or
+    leaves out a validation where it guesses wrong.
+    """
+    loop = trainer.fit_loop.epoch_loop
+    loop.manual_optimization.optim_step_progress.total.ready = step
+    loop.manual_optimization.optim_step_progress.total.completed = step  # trainer.global_step
+    loop.batch_progress.total.ready = step  # when to validate
+    loop.batch_progress.total.completed = step
 
 
 def _split(batch: Batch, rows: int) -> Iterator[Batch]:

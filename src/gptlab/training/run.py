@@ -16,24 +16,38 @@ import torch
 from gptlab.files import write_json
 from gptlab.training.callbacks.checkpoints import Checkpoints
 from gptlab.training.callbacks.signals import StopOnSignal
-from gptlab.training.checkpoint_io import BEST, LAST
+from gptlab.training.checkpoint_io import BEST, LAST, WholeFileCheckpointIO
 from gptlab.training.log import RunLog
-from gptlab.training.loggers import CSV, TensorBoard
+from gptlab.training.loggers import TensorBoard
 from gptlab.training.module import TrainingModule
+from gptlab.training.run_files import SUMMARY
+from gptlab.training.stops import Interrupted, NonFiniteError
 
 log = logging.getLogger("gptlab")
 
+WHAT_HELPS = (
+    "what usually helps is a lower optimizer.lr, a longer schedule.warmup_steps or a grad_clip; "
+    "on_nonfinite=skip leaves such a step out, trainer.detect_anomaly=true names the operation"
+)
 EXIT_STATUS = {"finished": 0, "failed": 1}  # interrupted: 128 + the signal
 PACKAGES = ("gptlab", "torch", "lightning", "numpy", "tiktoken")
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """How a run ended: summary.json, the process's exit status, and a failure in one line."""
+    """How a run ended.
+
+    Attributes:
+        summary: the content of summary.json.
+        exit_status: of the process.
+        failure: in one line; None where there was none.
+        is_shared: whether all ranks have ended like this, at the same step.
+    """
 
     summary: dict[str, Any]
     exit_status: int
-    failure: str | None = None
+    failure: str | None
+    is_shared: bool
 
 
 def run(
@@ -48,40 +62,53 @@ def run(
 ) -> Outcome:
     """Train to the last step, or to a signal, or to an exception; whichever it is, summary.json tells.
 
-    Ctrl-C and SIGTERM let the step that is under way finish; then the run validates and saves as at its end. A second
-    Ctrl-C leaves at once.
+    Ctrl-C and SIGTERM let the step that is under way finish, and save it. A second Ctrl-C leaves at once.
     """
     if trainer.is_global_zero:
-        write_json(run_dir / "summary.json", summarise(trainer, module, run_dir, status="running"))
+        write_json(run_dir / SUMMARY, summarise(trainer, module, run_dir, status="running"))
     if resume_from is None:
         for logger in trainer.loggers:
             if isinstance(logger, TensorBoard):
                 logger.log_config(flat_config)
-    else:
-        _purge_after(trainer, torch.load(resume_from, weights_only=True, mmap=True)["global_step"])
-    signals = StopOnSignal()
+    signals = StopOnSignal(signal.SIGINT, signal.SIGTERM)
     trainer.callbacks.insert(0, signals)  # type: ignore[attr-defined]
-    failure = None
-    try:
-        trainer.fit(module, datamodule=data, ckpt_path=resume_from, weights_only=True)
-        status = "finished" if trainer.global_step >= trainer.max_steps else "interrupted"
-    except (KeyboardInterrupt, SystemExit):  # Lightning turns a second Ctrl-C into an exit
-        status = "interrupted"
-    except Exception as error:
-        status, failure = "failed", f"{type(error).__name__}: {error}".splitlines()[0]
-        run_log.file_only(traceback.format_exc())
-    summary = summarise(trainer, module, run_dir, status=status)
-    if trainer.is_global_zero:
-        write_json(run_dir / "summary.json", summary)
+    failure, is_shared = None, True
+    with signals.answer():
+        try:
+            trainer.fit(module, datamodule=data, ckpt_path=resume_from, weights_only=True)
+            status = "finished"
+        except (Interrupted, KeyboardInterrupt, SystemExit):  # Lightning turns the second Ctrl-C into an exit
+            status = "interrupted"
+        except NonFiniteError as error:
+            status, failure = "failed", f"{error}; {_last_checkpoint(run_dir)}; {WHAT_HELPS}"
+        except Exception as error:
+            status, failure, is_shared = "failed", f"{type(error).__name__}: {error}".splitlines()[0], False
+            run_log.file_only(traceback.format_exc())
+        unsaved = _unsaved(trainer)
+        if unsaved is not None and failure is None:
+            status, failure = "failed" if status == "finished" else status, unsaved
+        summary = summarise(trainer, module, run_dir, status=status)
+        if trainer.is_global_zero:
+            try:
+                write_json(run_dir / SUMMARY, summary)
+            except OSError as error:
+                status, failure = "failed", failure or f"{run_dir / SUMMARY} cannot be written: {error.strerror}"
     exit_status = 128 + (signals.received or signal.SIGINT) if status == "interrupted" else EXIT_STATUS[status]
-    return Outcome(summary, exit_status, failure)
+    return Outcome({**summary, "status": status}, exit_status, failure, is_shared)
 
 
-def _purge_after(trainer: L.Trainer, step: int) -> None:
-    """Before a resume: forget what loggers hold of later steps."""
-    for logger in trainer.loggers:
-        if isinstance(logger, CSV | TensorBoard):
-            logger.resume_at(step)
+def _unsaved(trainer: L.Trainer) -> str | None:
+    """Why the newest state of the run is not on the disk; None where it is."""
+    checkpoint_io = trainer.strategy.checkpoint_io
+    return checkpoint_io.failures.get(LAST) if isinstance(checkpoint_io, WholeFileCheckpointIO) else None
+
+
+def _last_checkpoint(run_dir: Path) -> str:
+    """In words, for a run that went wrong behind it."""
+    path = run_dir / "checkpoints" / LAST
+    if not path.exists():
+        return "there was no checkpoint yet"
+    return f"{path} is of step {torch.load(path, weights_only=True, mmap=True)['global_step']}"
 
 
 def summarise(trainer: L.Trainer, module: TrainingModule, run_dir: Path, *, status: str) -> dict[str, Any]:
@@ -104,6 +131,7 @@ def summarise(trainer: L.Trainer, module: TrainingModule, run_dir: Path, *, stat
         "val_bits_per_byte": _finite(metrics.get("val/bits_per_byte")),
         "best_val_loss": checkpoints.best_val_loss if checkpoints is not None and has_best else None,
         "best_step": checkpoints.best_step if checkpoints is not None else None,
+        "skipped_steps": module.n_skipped,
         "best_checkpoint": str(best) if best.exists() else None,
         "last_checkpoint": str(last) if last.exists() else None,
         "versions": {"python": platform.python_version(), **{name: version(name) for name in PACKAGES}},

@@ -1,22 +1,34 @@
 """The run directory: everything of one run, and nothing of it lies outside."""
 
+import logging
 import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from datetime import datetime
 from pathlib import Path
 
+from filelock import FileLock, Timeout
+
 from gptlab.errors import UserError
+from gptlab.training.log import TRAIN_LOG
+from gptlab.training.run_files import CONFIG
+
+log = logging.getLogger("gptlab")
 
 HANDED_OVER = "GPTLAB_RUN_DIR"
 """Environment variable with which rank 0 tells the ranks that it launches where the run lies."""
 
 WRITTEN_BY_A_RUN = (
-    "config.yaml",
+    CONFIG,
     "metrics.csv",
     "curves.png",
     "summary.json",
-    "train.log",
+    TRAIN_LOG,
     "events.out.tfevents.*",
 )
+LOCK = ".lock"
+PATIENCE = 7.0
+"""Seconds. Workers of a killed run look every 5 seconds whether it lives, and hold its lock until then."""
 
 
 def is_rank_zero() -> bool:
@@ -38,42 +50,79 @@ def check_free(wanted: str | None) -> None:
         raise UserError(f"run_dir={wanted} holds a run already: go on with resume={wanted}, or name another directory")
 
 
-def claim(wanted: str | None, experiment: str) -> Path:
-    """Make the directory of a new run, for this process alone.
+@contextmanager
+def held(run_dir: Path, *, key: str) -> Iterator[None]:
+    """Within the block no other process writes into this run; the lock goes with the process, however that ends.
+
+    Raises:
+        UserError: where another process is training it; `key` is what the user named it by.
+    """
+    lock = FileLock(run_dir / LOCK)
+    try:
+        try:
+            lock.acquire(timeout=0)
+        except Timeout:
+            log.info("another process has %s: waiting some seconds, in case that it was just killed", run_dir)
+            lock.acquire(timeout=PATIENCE)
+    except Timeout:
+        raise UserError(f"{key}={run_dir}: another process is training this run: let it end, or stop it") from None
+    try:
+        yield
+    finally:
+        with suppress(OSError):  # as on a disk that is gone, and on Windows, which deletes no open file
+            (run_dir / LOCK).unlink()
+        lock.release()
+
+
+@contextmanager
+def claimed(wanted: str | None, experiment: str) -> Iterator[Path]:
+    """The directory of a new run, for this process alone; gone again where the run does not get as far as its config.
 
     Args:
         wanted: `run_dir=`; None for outputs/<experiment>/<date_time>, with a suffix where that is taken.
         experiment: what the default is filed under.
 
     Raises:
-        UserError: where it holds a run that was begun, or cannot be made.
+        UserError: where it holds a run that was begun, where another process has it, or where it cannot be made.
     """
+    place = Path(wanted).expanduser().absolute() if wanted is not None else Path("outputs", experiment).absolute()
+    made = [path for path in (place, *place.parents) if not path.exists()]
     try:
-        if wanted is not None:
-            check_free(wanted)
-            return _take(Path(wanted).expanduser().absolute())
-        parent = Path("outputs", experiment).absolute()
-        parent.mkdir(parents=True, exist_ok=True)
-        return _make_new(parent / datetime.now().strftime("%Y-%m-%d_%H-%M-%S"))
+        place.mkdir(parents=True, exist_ok=True)
+        directory = place if wanted is not None else _make_new(place / datetime.now().strftime("%Y-%m-%d_%H-%M-%S"))
+        made = [directory, *made] if wanted is None else made
+        if not os.access(directory, os.W_OK):
+            raise PermissionError(None, "no permission to write", str(directory))
     except OSError as error:
-        place = wanted if wanted is not None else Path("outputs", experiment)
         raise UserError(
-            f"run_dir={place} cannot be written ({error.strerror or error}): "
+            f"run_dir={wanted or Path('outputs', experiment)} cannot be written ({error.strerror or error}): "
             f"name another place with run_dir=<directory>"
         ) from None
+    try:
+        with held(directory, key="run_dir"):
+            if wanted is not None:
+                check_free(wanted)
+                _clear(directory)
+            try:
+                yield directory
+            finally:
+                if not (directory / CONFIG).exists():
+                    (directory / TRAIN_LOG).unlink(missing_ok=True)
+    finally:
+        if not (directory / CONFIG).exists():
+            with suppress(OSError):  # the first that is not empty ends it
+                for path in made:
+                    path.rmdir()
 
 
-def _take(directory: Path) -> Path:
-    directory.mkdir(parents=True, exist_ok=True)
+def _clear(directory: Path) -> None:
+    """Take away what a run has left that ended before its first checkpoint: it is started over."""
     leftovers = [path for pattern in WRITTEN_BY_A_RUN for path in directory.glob(pattern)]
-    config = directory / "config.yaml"
+    config = directory / CONFIG
     if leftovers and not (config.is_file() and "_target_: gptlab." in config.read_text(errors="replace")):
         raise UserError(f"run_dir={directory} holds a {leftovers[0].name} that is no run's: name another directory")
-    for leftover in leftovers:  # of a run that ended before its first checkpoint: it is started over
+    for leftover in leftovers:
         leftover.unlink()
-    if not os.access(directory, os.W_OK):
-        raise PermissionError(None, "no permission to write", str(directory))
-    return directory
 
 
 def _make_new(directory: Path) -> Path:
@@ -88,17 +137,17 @@ def _make_new(directory: Path) -> Path:
             return candidate
 
 
-def shared_by_ranks(wanted: str | None, experiment: str) -> Path:
-    """Rank 0 claims a directory, the others are told: one run, one directory.
+def shared_by_ranks(choose: Callable[[], Path], *, wanted: str | None) -> Path:
+    """Rank 0 chooses a directory, the others are told: one run, one directory.
 
     Ranks that Lightning launches inherit the environment of rank 0. Under torchrun the ranks come up side by side, and
     the store that torchrun itself serves carries the choice. Elsewhere all must be told the same `run_dir=`.
 
     Raises:
-        UserError: as `claim`; and where ranks came up side by side with nothing to ask.
+        UserError: as `choose`; and where ranks came up side by side with nothing to ask.
     """
     if is_rank_zero():
-        directory = claim(wanted, experiment)
+        directory = choose()
         os.environ[HANDED_OVER] = str(directory)
         if "TORCHELASTIC_RUN_ID" in os.environ:
             _torchrun_store().set(HANDED_OVER, str(directory))

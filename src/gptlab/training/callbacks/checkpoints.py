@@ -6,15 +6,18 @@ from typing import Any
 
 import lightning as L
 
-from gptlab.training.checkpoint_io import BEST, LAST
+from gptlab.training.checkpoint_io import BEST, LAST, WholeFileCheckpointIO
 from gptlab.training.module import TrainingModule
+from gptlab.training.run_files import appended_sizes
+from gptlab.training.stops import Interrupted, NonFiniteError
 
 
 class Checkpoints(L.Callback):
     """Saves last.ckpt, with all that resuming needs, and best.ckpt, with the weights alone.
 
-    A step that also validates saves behind the validation: a checkpoint from before it would make Lightning skip that
-    validation on resume.
+    A step that also validates saves behind the validation, so that its numbers are in the checkpoint. A run that is
+    stopped, or that an exception ends between two steps, saves the last step that it did: where that one's validation
+    is missing, the checkpoint says so.
 
     Args:
         directory: where they go.
@@ -28,36 +31,55 @@ class Checkpoints(L.Callback):
         self.save_every = save_every
         self.best_val_loss = math.inf
         self.best_step: int | None = None
-        self._saved_step = -1
+        self._saved: tuple[int, bool] | None = None  # step, and whether its validation was still to come
+
+    def on_fit_start(self, trainer: L.Trainer, module: L.LightningModule) -> None:
+        assert isinstance(module, TrainingModule)
+        self._saved = (trainer.global_step, module.owes_validation)  # what a resumed run comes from, or nothing yet
 
     def on_train_batch_end(self, trainer: L.Trainer, module: L.LightningModule, *_: Any) -> None:
         assert isinstance(module, TrainingModule)
-        step = trainer.global_step
-        is_last, is_due = trainer.should_stop, step % self.save_every == 0
-        validates = trainer.enable_validation and (is_last or step % int(trainer.val_check_batch or 1) == 0)
-        if (is_due or is_last) and not validates:
+        if trainer.global_step % self.save_every == 0 and not module.owes_validation:
             self._save_last(trainer, module)
 
     def on_validation_end(self, trainer: L.Trainer, module: L.LightningModule) -> None:
         assert isinstance(module, TrainingModule)
         step = trainer.global_step
         val_loss = module.metrics["val/loss"]
-        if val_loss < self.best_val_loss:
+        if val_loss < self.best_val_loss and self._saves_best(trainer):
             self.best_val_loss, self.best_step = val_loss, step
-            trainer.save_checkpoint(self.directory / BEST, weights_only=True)
-        if (step > 0 and step % self.save_every == 0) or trainer.should_stop:
+        if step > 0 and (step % self.save_every == 0 or step >= trainer.max_steps):
+            self._save_last(trainer, module)
+
+    def on_exception(self, trainer: L.Trainer, module: L.LightningModule, exception: BaseException) -> None:
+        """Of an accident, other ranks know nothing: they would wait for this one, or it for them."""
+        assert isinstance(module, TrainingModule)
+        is_accident = isinstance(exception, Exception) and not isinstance(exception, NonFiniteError)
+        if isinstance(exception, Interrupted) or (is_accident and trainer.world_size == 1 and module.weights_are_whole):
             self._save_last(trainer, module)
 
     def _save_last(self, trainer: L.Trainer, module: TrainingModule) -> None:
-        if trainer.global_step != self._saved_step:
-            self._saved_step = trainer.global_step
+        saved = (trainer.global_step, module.owes_validation)
+        if saved != self._saved:
+            self._saved = saved
             for logger in trainer.loggers:  # what is logged of this step is on disk before the step counts as done
                 logger.save()
             trainer.save_checkpoint(self.directory / LAST, weights_only=False)
             module.clock.pause()
 
+    def _saves_best(self, trainer: L.Trainer) -> bool:
+        """Whether it was possible, which the first rank knows."""
+        trainer.save_checkpoint(self.directory / BEST, weights_only=True)
+        checkpoint_io = trainer.strategy.checkpoint_io
+        assert isinstance(checkpoint_io, WholeFileCheckpointIO)
+        return trainer.strategy.broadcast(BEST not in checkpoint_io.failures)
+
     def state_dict(self) -> dict[str, Any]:
-        return {"best_val_loss": self.best_val_loss, "best_step": self.best_step}
+        return {
+            "best_val_loss": self.best_val_loss,
+            "best_step": self.best_step,
+            "appended": appended_sizes(self.directory.parent),
+        }
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         self.best_val_loss, self.best_step = state_dict["best_val_loss"], state_dict["best_step"]

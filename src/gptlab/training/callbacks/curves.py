@@ -1,5 +1,6 @@
 """curves.png: the picture that a person looks at first."""
 
+import logging
 import time
 from pathlib import Path
 
@@ -7,6 +8,9 @@ import lightning as L
 from lightning.pytorch.utilities.rank_zero import rank_zero_only
 
 from gptlab.training.curves import draw_curves
+from gptlab.training.stops import Interrupted
+
+log = logging.getLogger("gptlab")
 
 
 class Curves(L.Callback):
@@ -24,8 +28,23 @@ class Curves(L.Callback):
 
     @rank_zero_only
     def on_validation_end(self, trainer: L.Trainer, module: L.LightningModule) -> None:
-        if trainer.should_stop or time.monotonic() - self._last >= self.every_seconds:
-            for logger in trainer.loggers:
-                logger.save()  # the row of this very step
+        if time.monotonic() - self._last >= self.every_seconds:
+            self._draw(trainer)
+
+    @rank_zero_only
+    def on_fit_end(self, trainer: L.Trainer, module: L.LightningModule) -> None:
+        self._draw(trainer)
+
+    @rank_zero_only
+    def on_exception(self, trainer: L.Trainer, module: L.LightningModule, exception: BaseException) -> None:
+        if isinstance(exception, Interrupted):
+            self._draw(trainer)
+
+    def _draw(self, trainer: L.Trainer) -> None:
+        for logger in trainer.loggers:
+            logger.save()  # the row of this very step
+        try:
             draw_curves(self.directory / "metrics.csv", self.directory / "curves.png")
-            self._last = time.monotonic()
+        except OSError as error:
+            log.warning("curves.png could not be drawn (%s)", error.strerror or error)
+        self._last = time.monotonic()

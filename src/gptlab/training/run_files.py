@@ -1,0 +1,60 @@
+"""The files of a run directory, as one run leaves them to the session that goes on with it."""
+
+import hashlib
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from gptlab.files import PARTIAL, write_whole
+
+CONFIG, SUMMARY = "config.yaml", "summary.json"
+SEAL = "# unchanged since the run wrote it: "
+
+APPENDED = ("train.log", "events.out.tfevents.*")
+"""What grows by records that do not say of which step they are; metrics.csv's do."""
+
+
+def write_config(run_dir: Path, config: dict[str, Any]) -> None:
+    """The configuration for people, with a checksum behind it by which a damaged file is known."""
+    text = yaml.safe_dump(config, sort_keys=False, allow_unicode=True)
+    write_whole(run_dir / CONFIG, f"{text}{SEAL}{_checksum(text)}\n")
+
+
+def read_config(run_dir: Path) -> dict[str, Any] | None:
+    """What `write_config` wrote; None where that is not what is there now."""
+    try:
+        text, _, checksum = (run_dir / CONFIG).read_text(encoding="utf-8").rpartition(SEAL)
+    except (OSError, UnicodeDecodeError):
+        return None
+    return yaml.safe_load(text) if checksum.strip() == _checksum(text) else None
+
+
+def _checksum(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def status(run_dir: Path) -> str | None:
+    """How the newest session ended, by summary.json; None where that does not say."""
+    try:
+        return json.loads((run_dir / SUMMARY).read_text(encoding="utf-8"))["status"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+
+
+def appended_sizes(run_dir: Path) -> dict[str, int]:
+    """How long the files are that only grow: with this in a checkpoint, what is written later can be cut off."""
+    return {path.name: path.stat().st_size for pattern in APPENDED for path in run_dir.glob(pattern)}
+
+
+def cut_back(run_dir: Path, sizes: dict[str, int]) -> None:
+    """Bring those files to the lengths that they had; those that came later go. Leftovers of broken writes go too."""
+    for path in [path for pattern in APPENDED for path in run_dir.glob(pattern)]:
+        if path.name not in sizes:
+            path.unlink()
+        elif path.stat().st_size > sizes[path.name]:
+            os.truncate(path, sizes[path.name])
+    for leftover in [*run_dir.glob(f"*{PARTIAL}"), *run_dir.glob(f"checkpoints/*{PARTIAL}")]:
+        leftover.unlink()
