@@ -17,7 +17,7 @@ log = logging.getLogger("gptlab")
 def report(outcome: "Outcome", run_dir: Path, *, prompt: str) -> None:
     """Say how the run went, and print the next commands ready to paste."""
     summary, place = outcome.summary, shortened(run_dir)
-    going_on = command_line("train", resume=place)
+    going_on = command_line("train", resume=place, **outcome.going_on)
     if outcome.failure is not None:
         where = "" if outcome.is_shared else f" (traceback in {place}/train.log)"
         log.error("failed at step %d: %s%s", summary["steps"], outcome.failure, where)
@@ -27,7 +27,7 @@ def report(outcome: "Outcome", run_dir: Path, *, prompt: str) -> None:
             log.info("  %-14s %s", name, value)
         going_on = command_line("train", resume=place, max_steps=2 * summary["steps"])
     else:
-        saved = "saved" if summary["last_checkpoint"] is not None else "nothing was saved yet"
+        saved = "nothing was saved yet" if outcome.saved_step is None else f"saved up to step {outcome.saved_step:,}"
         log.info("%s at step %s, %s; to go on:", summary["status"], f"{summary['steps']:,}", saved)
         log.info("  %s", going_on)
     if summary["last_checkpoint"] is None:

@@ -24,6 +24,7 @@ from gptlab.settings import Settings
 from gptlab.tokenizer import Tokenizer
 from gptlab.training import devices
 from gptlab.training.log import RunLog, show_pieces
+from gptlab.training.requeue import run_of_this_job
 from gptlab.training.run_dir import check_free, claimed, held, is_rank_zero, shared_by_ranks
 from gptlab.training.run_files import cut_back, write_config
 
@@ -49,14 +50,15 @@ def train(cfg: DictConfig) -> int:
         stack.callback(run_log.close)
         resume_dir, before = _what_is_resumed(cfg, stack)
         if resume_dir is not None:
-            config = resumed_config(resume_dir, before, config, list(HydraConfig.get().overrides.task))
+            changes = list(HydraConfig.get().overrides.task) if cfg.resume is not None else []
+            config = resumed_config(resume_dir, before, config, changes)
         build.check(config, trains_tokenizer=config.get("init_from") is None)
         settings = build.settings(config)
         hardware = devices.resolve(config["trainer"])
         rows = devices.rows_per_micro_batch(
             batch_size=settings.batch_size, micro_batch_size=settings.micro_batch_size, n_ranks=hardware.n_ranks
         )
-        wanted = _wanted_run_dir(settings)
+        wanted = _wanted_run_dir(settings.run_dir)
         if resume_dir is None and is_rank_zero():
             check_free(wanted)
 
@@ -88,17 +90,21 @@ def train(cfg: DictConfig) -> int:
         if is_rank_zero():
             samples = config["callbacks"].get("samples") or {}
             report(outcome, run_dir, prompt=samples.get("prompt") or _prompt(data))
-            return outcome.exit_status
-        return 0 if outcome.is_shared else outcome.exit_status  # or Lightning would kill the first rank for it
+    if outcome.queue_again is not None:
+        outcome.queue_again()
+    is_asked = is_rank_zero() or not outcome.is_shared  # or Lightning would kill the first rank for another's status
+    return outcome.exit_status if is_asked else 0
 
 
 def _what_is_resumed(cfg: DictConfig, stack: ExitStack) -> tuple[Path | None, Stored]:
     """The run that goes on, held for this process alone, and what it has left; (None, nothing) for a new run."""
-    if cfg.resume is None:
+    of_this_job = run_of_this_job(_wanted_run_dir(cfg.run_dir), _experiment(), list(HydraConfig.get().overrides.task))
+    if cfg.resume is None and of_this_job is None:
         return None, NOTHING
 
     def choose() -> Path:
-        run_dir = run_to_resume(cfg.resume)
+        run_dir = run_to_resume(cfg.resume) if cfg.resume is not None else of_this_job
+        assert run_dir is not None
         stack.enter_context(held(run_dir, key="resume"))
         stored(run_dir)  # mends what is damaged, before other ranks look
         return run_dir
@@ -165,15 +171,18 @@ def _trainer(
 
     `validates_first`: weights that were trained before have a loss worth knowing before the first step changes them.
     """
+    from lightning.pytorch.plugins.environments import SLURMEnvironment
+
     from gptlab.training.checkpoint_io import WholeFileCheckpointIO
 
+    slurm = [SLURMEnvironment(auto_requeue=False)] if SLURMEnvironment.detect() else []  # see training/requeue
     return build.trainer(
         config,
         accelerator=hardware.accelerator,
         precision=hardware.precision,
         logger=build.keyed(config, "logger"),
         callbacks=build.keyed(config, "callbacks"),
-        plugins=[WholeFileCheckpointIO()],
+        plugins=[WholeFileCheckpointIO(), *slurm],
         max_steps=settings.max_steps,
         max_epochs=-1,
         val_check_interval=settings.validate_every,
@@ -266,6 +275,7 @@ def _fit(
         data=data_module,
         run_dir=run_dir,
         flat_config=dict(_flat(config)),
+        command=list(HydraConfig.get().overrides.task),
         run_log=run_log,
         resume_from=before.checkpoint,
     )
@@ -289,11 +299,11 @@ def _experiment() -> str:
     return Path(HydraConfig.get().runtime.choices.get("experiment") or "default").stem
 
 
-def _wanted_run_dir(settings: Settings) -> str | None:
+def _wanted_run_dir(run_dir: str | None) -> str | None:
     hydra = HydraConfig.get()
-    if settings.run_dir is None and hydra.mode == RunMode.MULTIRUN:
+    if run_dir is None and hydra.mode == RunMode.MULTIRUN:
         return str(Path(hydra.sweep.dir, hydra.sweep.subdir))
-    return settings.run_dir
+    return run_dir
 
 
 def _flat(node: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:

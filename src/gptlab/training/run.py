@@ -5,7 +5,9 @@ import math
 import platform
 import signal
 import traceback
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -14,6 +16,7 @@ import lightning as L
 import torch
 
 from gptlab.files import write_json
+from gptlab.training import requeue
 from gptlab.training.callbacks.checkpoints import Checkpoints
 from gptlab.training.callbacks.signals import StopOnSignal
 from gptlab.training.checkpoint_io import BEST, LAST, WholeFileCheckpointIO
@@ -42,12 +45,18 @@ class Outcome:
         exit_status: of the process.
         failure: in one line; None where there was none.
         is_shared: whether all ranks have ended like this, at the same step.
+        saved_step: of last.ckpt; None where there is none.
+        going_on: what `resume=` needs besides, for the run to get further.
+        queue_again: has the cluster start this job again, once the run is out of hand; None where it shall not.
     """
 
     summary: dict[str, Any]
     exit_status: int
     failure: str | None
     is_shared: bool
+    saved_step: int | None
+    going_on: dict[str, str]
+    queue_again: Callable[[], None] | None
 
 
 def run(
@@ -57,22 +66,24 @@ def run(
     data: L.LightningDataModule,
     run_dir: Path,
     flat_config: dict[str, Any],
+    command: list[str],
     run_log: RunLog,
     resume_from: Path | None,
 ) -> Outcome:
     """Train to the last step, or to a signal, or to an exception; whichever it is, summary.json tells.
 
-    Ctrl-C and SIGTERM let the step that is under way finish, and save it. A second Ctrl-C leaves at once.
+    Ctrl-C and SIGTERM let the step that is under way finish, and save it. A second Ctrl-C leaves at once. `command` is
+    by what a cluster's job knows its run again.
     """
     if trainer.is_global_zero:
-        write_json(run_dir / SUMMARY, summarise(trainer, module, run_dir, status="running"))
+        write_json(run_dir / SUMMARY, summarise(trainer, module, run_dir, command, status="running"))
     if resume_from is None:
         for logger in trainer.loggers:
             if isinstance(logger, TensorBoard):
                 logger.log_config(flat_config)
-    signals = StopOnSignal(signal.SIGINT, signal.SIGTERM)
+    signals = StopOnSignal(signal.SIGINT, signal.SIGTERM, *requeue.signals())
     trainer.callbacks.insert(0, signals)  # type: ignore[attr-defined]
-    failure, is_shared = None, True
+    failure, is_shared, going_on = None, True, {}
     with signals.answer():
         try:
             trainer.fit(module, datamodule=data, ckpt_path=resume_from, weights_only=True)
@@ -80,21 +91,30 @@ def run(
         except (Interrupted, KeyboardInterrupt, SystemExit):  # Lightning turns the second Ctrl-C into an exit
             status = "interrupted"
         except NonFiniteError as error:
-            status, failure = "failed", f"{error}; {_last_checkpoint(run_dir)}; {WHAT_HELPS}"
+            status, failure, going_on = "failed", f"{error}; {WHAT_HELPS}", {"on_nonfinite": "skip"}
         except Exception as error:
             status, failure, is_shared = "failed", f"{type(error).__name__}: {error}".splitlines()[0], False
             run_log.file_only(traceback.format_exc())
-        unsaved = _unsaved(trainer)
-        if unsaved is not None and failure is None:
+        if failure is None and (unsaved := _unsaved(trainer)) is not None:
             status, failure = "failed" if status == "finished" else status, unsaved
-        summary = summarise(trainer, module, run_dir, status=status)
+        summary = summarise(trainer, module, run_dir, command, status=status)
         if trainer.is_global_zero:
             try:
                 write_json(run_dir / SUMMARY, summary)
             except OSError as error:
                 status, failure = "failed", failure or f"{run_dir / SUMMARY} cannot be written: {error.strerror}"
-    exit_status = 128 + (signals.received or signal.SIGINT) if status == "interrupted" else EXIT_STATUS[status]
-    return Outcome({**summary, "status": status}, exit_status, failure, is_shared)
+    number = signals.received or signal.SIGINT
+    again = status == "interrupted" and number in requeue.signals()
+    handler = signals.before.get(number)
+    return Outcome(
+        summary={**summary, "status": status},
+        exit_status=128 + number if status == "interrupted" else EXIT_STATUS[status],
+        failure=failure,
+        is_shared=is_shared,
+        saved_step=_saved_step(run_dir),
+        going_on=going_on,
+        queue_again=partial(requeue.requeue, number, handler if callable(handler) else None) if again else None,
+    )
 
 
 def _unsaved(trainer: L.Trainer) -> str | None:
@@ -103,15 +123,14 @@ def _unsaved(trainer: L.Trainer) -> str | None:
     return checkpoint_io.failures.get(LAST) if isinstance(checkpoint_io, WholeFileCheckpointIO) else None
 
 
-def _last_checkpoint(run_dir: Path) -> str:
-    """In words, for a run that went wrong behind it."""
+def _saved_step(run_dir: Path) -> int | None:
     path = run_dir / "checkpoints" / LAST
-    if not path.exists():
-        return "there was no checkpoint yet"
-    return f"{path} is of step {torch.load(path, weights_only=True, mmap=True)['global_step']}"
+    return torch.load(path, weights_only=True, mmap=True)["global_step"] if path.exists() else None
 
 
-def summarise(trainer: L.Trainer, module: TrainingModule, run_dir: Path, *, status: str) -> dict[str, Any]:
+def summarise(
+    trainer: L.Trainer, module: TrainingModule, run_dir: Path, command: list[str], *, status: str
+) -> dict[str, Any]:
     """The content of summary.json; what is not known yet is null."""
     checkpoints = next((c for c in trainer.callbacks if isinstance(c, Checkpoints)), None)  # type: ignore[attr-defined]
     metrics = module.metrics
@@ -134,6 +153,7 @@ def summarise(trainer: L.Trainer, module: TrainingModule, run_dir: Path, *, stat
         "skipped_steps": module.n_skipped,
         "best_checkpoint": str(best) if best.exists() else None,
         "last_checkpoint": str(last) if last.exists() else None,
+        "job": requeue.job(command),
         "versions": {"python": platform.python_version(), **{name: version(name) for name in PACKAGES}},
     }
 

@@ -1,10 +1,11 @@
-"""Ctrl-C and SIGTERM end a run at the end of its step."""
+"""Ctrl-C, SIGTERM and a cluster's signals end a run at the end of its step."""
 
 import signal
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
+from typing import Any
 
 import lightning as L
 
@@ -15,28 +16,36 @@ from gptlab.training.module import TrainingModule
 class StopOnSignal(L.Callback):
     """While steps are done, the first signal asks the module to stop; a second Ctrl-C leaves at once.
 
-    Before the first step there is nothing to wait for, and behind the last only the summary, which nobody wants cut.
+    Before the first step there is nothing to wait for. A SIGTERM that somebody has answered before is still theirs:
+    submitit's jobs wait for another signal.
 
     Attributes:
         received: the signal that ends the run; None where none came.
+        before: who answered them outside of the run.
     """
 
     def __init__(self, *numbers: int) -> None:
         self.numbers = numbers
         self.received: int | None = None
+        self.before: dict[int, Any] = {}
         self._module: TrainingModule | None = None  # while it can be asked to stop
 
     @contextmanager
     def answer(self) -> Iterator[None]:
         """Within the block, the signals come here."""
+        self.before = {number: signal.getsignal(number) for number in self.numbers}
         with answering(*self.numbers, by=self):
             yield
 
     def __call__(self, number: int, frame: FrameType | None) -> None:
-        if self._module is None or (self.received is not None and number == signal.SIGINT):
-            self.received = self.received or number
-            raise KeyboardInterrupt
+        if number == signal.SIGTERM and callable(self.before[number]):
+            self.before[number](number, frame)
+            return
+        leaves_at_once = self._module is None or (self.received is not None and number == signal.SIGINT)
         self.received = self.received or number
+        if leaves_at_once:
+            raise KeyboardInterrupt
+        assert self._module is not None
         self._module.stop_requested = True
 
     def on_sanity_check_start(self, trainer: L.Trainer, module: L.LightningModule) -> None:
