@@ -2,6 +2,7 @@
 
 import signal
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
@@ -11,6 +12,10 @@ import lightning as L
 
 from gptlab.signals import answering
 from gptlab.training.module import TrainingModule
+
+
+ONE_PRESS = 0.3
+"""Seconds. The terminal sends Ctrl-C to all its processes, and some that start others send it on to them once more."""
 
 
 class StopOnSignal(L.Callback):
@@ -28,6 +33,7 @@ class StopOnSignal(L.Callback):
         self.numbers = numbers
         self.received: int | None = None
         self.before: dict[int, Any] = {}
+        self._received_at = 0.0
         self._module: TrainingModule | None = None  # while it can be asked to stop
 
     @contextmanager
@@ -41,8 +47,10 @@ class StopOnSignal(L.Callback):
         if number == signal.SIGTERM and callable(self.before[number]):
             self.before[number](number, frame)
             return
-        leaves_at_once = self._module is None or (self.received is not None and number == signal.SIGINT)
-        self.received = self.received or number
+        is_again = self.received is not None and time.monotonic() - self._received_at > ONE_PRESS
+        leaves_at_once = self._module is None or (is_again and number == signal.SIGINT)
+        if self.received is None:
+            self.received, self._received_at = number, time.monotonic()
         if leaves_at_once:
             raise KeyboardInterrupt
         assert self._module is not None
