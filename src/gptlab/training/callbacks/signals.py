@@ -13,7 +13,6 @@ import lightning as L
 from gptlab.signals import answering
 from gptlab.training.module import TrainingModule
 
-
 ONE_PRESS = 0.3
 """Seconds. The terminal sends Ctrl-C to all its processes, and some that start others send it on to them once more."""
 
