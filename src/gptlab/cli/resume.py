@@ -11,8 +11,7 @@ from gptlab.checkpoint.run import newest_run, read_checkpoint
 from gptlab.cli.explain import command_line
 from gptlab.data.corpus import Corpus
 from gptlab.errors import UserError
-from gptlab.training.checkpoint_io import LAST, PREVIOUS
-from gptlab.training.run_files import read_config, status
+from gptlab.training.run_files import LAST, PREVIOUS, read_config, status
 
 log = logging.getLogger("gptlab")
 

@@ -11,10 +11,9 @@ from lightning.fabric.utilities.types import _PATH
 
 from gptlab.files import PARTIAL, whole_file
 from gptlab.integrity import is_whole_zip
+from gptlab.training.run_files import LAST, PREVIOUS
 
 log = logging.getLogger("gptlab")
-
-LAST, PREVIOUS, BEST = "last.ckpt", "previous.ckpt", "best.ckpt"
 
 
 class WholeFileCheckpointIO(TorchCheckpointIO):

@@ -1,5 +1,6 @@
 """The picture of a run: loss and perplexity over steps and tokens."""
 
+import io
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -32,8 +33,10 @@ def draw_curves(metrics_csv: Path, picture: Path) -> None:
     _log_scale(perplexity_axes)
     for axes in (loss_axes, perplexity_axes):
         _finish(axes, tokens_per_step=metrics["tokens"][-1] / metrics["step"][-1])
+    content = io.BytesIO()  # a full disk is for whole_file to see, and not for the many ways of a picture library
+    figure.savefig(content, format="png")
     with whole_file(picture) as file:
-        figure.savefig(file, format="png")
+        file.write(content.getbuffer())
 
 
 def _draw_lines(

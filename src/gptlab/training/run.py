@@ -19,11 +19,11 @@ from gptlab.files import write_json
 from gptlab.training import requeue
 from gptlab.training.callbacks.checkpoints import Checkpoints
 from gptlab.training.callbacks.signals import StopOnSignal
-from gptlab.training.checkpoint_io import BEST, LAST, WholeFileCheckpointIO
+from gptlab.training.checkpoint_io import WholeFileCheckpointIO
 from gptlab.training.log import RunLog
 from gptlab.training.loggers import TensorBoard
 from gptlab.training.module import TrainingModule
-from gptlab.training.run_files import SUMMARY
+from gptlab.training.run_files import BEST, LAST, SUMMARY
 from gptlab.training.stops import Interrupted, NonFiniteError
 
 log = logging.getLogger("gptlab")

@@ -11,6 +11,7 @@ import yaml
 from gptlab.files import PARTIAL, write_whole
 
 CONFIG, SUMMARY = "config.yaml", "summary.json"
+LAST, PREVIOUS, BEST = "last.ckpt", "previous.ckpt", "best.ckpt"
 SEAL = "# unchanged since the run wrote it: "
 
 APPENDED = ("train.log", "events.out.tfevents.*")

@@ -6,9 +6,9 @@ from typing import Any
 
 import lightning as L
 
-from gptlab.training.checkpoint_io import BEST, LAST, WholeFileCheckpointIO
+from gptlab.training.checkpoint_io import WholeFileCheckpointIO
 from gptlab.training.module import TrainingModule
-from gptlab.training.run_files import appended_sizes
+from gptlab.training.run_files import BEST, LAST, appended_sizes
 from gptlab.training.stops import Interrupted, NonFiniteError
 
 
