@@ -21,6 +21,7 @@ class Settings:
     save_every: int
     grad_clip: float | None
     on_nonfinite: str
+    check_device: bool
     run_dir: str | None
     resume: str | None
     init_from: str | None
