@@ -190,3 +190,10 @@ class InspectionSettings:
             raise ValueError(f"top_k={self.top_k} must be at least 1")
         if self.to == "":
             raise ValueError("to= is empty: it names the directory that is made")
+
+
+@dataclass(frozen=True)
+class DoctorSettings:
+    """The settings of doctor.yaml."""
+
+    device: str | None

@@ -89,7 +89,7 @@ def make_lie(
 @given(
     vocab_size=st.integers(2, 200),
     n_layers=st.integers(1, 3),
-    d_model=st.sampled_from([2, 8, 32]),
+    d_model=st.sampled_from([8, 16, 32]),
     seed=st.integers(0, 1000),
     rows=st.integers(1, 5),
     precision=st.sampled_from(["32-true", "64-true", "bf16-mixed", "bf16-true", "16-mixed"]),
@@ -229,6 +229,6 @@ def test_training_on_mps_begins_with_the_check(
 
 
 def test_a_run_on_the_cpu_is_not_held_against_itself(gptlab: Callable[..., Result]) -> None:
-    result = gptlab("train", *TINY, "max_steps=1")
+    result = gptlab("train", *TINY)
     assert result.status == 0, result.err
     assert "agrees with the CPU" not in result.out

@@ -26,7 +26,7 @@ class NextToken:
     A batch is (inputs, targets), both (B, T): `targets[b, t]` is the token that follows `inputs[b, t]`, or -100.
     """
 
-    metrics = ()
+    metrics: tuple[str, ...] = ()
 
     def count(self, batch: Batch) -> Tensor:
         _, targets = batch
