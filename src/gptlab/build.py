@@ -23,6 +23,7 @@ from gptlab.errors import UserError
 from gptlab.model import GPT
 from gptlab.settings import (
     DataSettings,
+    DoctorSettings,
     EvaluationSettings,
     ExportSettings,
     GenerationSettings,
@@ -91,6 +92,11 @@ def evaluation_settings(config: Config) -> EvaluationSettings:
 def inspection_settings(config: Config) -> InspectionSettings:
     """The settings of an inspection, checked."""
     return _call(InspectionSettings, config, key="")
+
+
+def doctor_settings(config: Config) -> DoctorSettings:
+    """The settings of a look at the machine, checked."""
+    return _call(DoctorSettings, config, key="")
 
 
 def data_settings(config: Config) -> DataSettings:

@@ -21,6 +21,7 @@ class Settings:
     save_every: int
     grad_clip: float | None
     on_nonfinite: str
+    check_device: bool
     run_dir: str | None
     resume: str | None
     init_from: str | None
@@ -189,3 +190,10 @@ class InspectionSettings:
             raise ValueError(f"top_k={self.top_k} must be at least 1")
         if self.to == "":
             raise ValueError("to= is empty: it names the directory that is made")
+
+
+@dataclass(frozen=True)
+class DoctorSettings:
+    """The settings of doctor.yaml."""
+
+    device: str | None

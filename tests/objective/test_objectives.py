@@ -7,6 +7,9 @@ from hydra.utils import get_class
 from torch import Tensor, nn
 
 from conftest import choices, conf_node
+from gptlab.model import GPT, init
+from gptlab.model.attention.fused import FusedAttention
+from gptlab.objective import next_token
 from gptlab.objective.next_token import IGNORED, NextToken
 
 
@@ -50,3 +53,98 @@ def test_next_token_equals_a_hand_written_reference() -> None:
     loss = NextToken()(model, (inputs, targets))
     assert loss.sum.item() == pytest.approx(expected, rel=1e-6)
     assert loss.count == 6
+
+
+VOCABULARY = 11
+
+
+def small_gpt(*, tie_head: bool) -> GPT:
+    torch.manual_seed(0)
+    return GPT(
+        vocab_size=VOCABULARY,
+        context_length=8,
+        n_layers=1,
+        n_heads=2,
+        d_model=12,
+        dropout=0.0,
+        qkv_bias=True,
+        tie_head=tie_head,
+        attention=FusedAttention,
+        init=init.gpt2,
+    ).double()
+
+
+def some_batch() -> tuple[Tensor, Tensor]:
+    torch.manual_seed(1)
+    inputs, targets = torch.randint(VOCABULARY, (3, 7)), torch.randint(VOCABULARY, (3, 7))
+    targets[0, 1] = targets[2, 6] = targets[1] = IGNORED
+    return inputs, targets
+
+
+def step(model: GPT) -> tuple[float, dict[str, Tensor], list[int]]:
+    """The loss, the gradients, and how many logits the head made each time it was called."""
+    n_logits: list[int] = []
+    handle = model.head.register_forward_hook(lambda *arguments: n_logits.append(arguments[-1].numel()))
+    loss = NextToken()(model, some_batch())
+    forward_alone = len(n_logits)
+    model.zero_grad()
+    loss.sum.backward()
+    handle.remove()
+    assert loss.count == 21 - 9
+    gradients = {name: parameter.grad for name, parameter in model.named_parameters() if parameter.grad is not None}
+    return loss.sum.item(), gradients, n_logits[:forward_alone]
+
+
+@pytest.mark.parametrize("tie_head", [True, False])
+@pytest.mark.parametrize(
+    ("most_logits", "chunks"),
+    [(10 * VOCABULARY, [10, 10, 1]), (7 * VOCABULARY + 3, [7, 7, 7]), (1, [1] * 21), (1000, [21])],
+)
+def test_logits_in_chunks_change_neither_loss_nor_gradient(
+    monkeypatch: pytest.MonkeyPatch, most_logits: int, chunks: list[int], tie_head: bool
+) -> None:
+    model = small_gpt(tie_head=tie_head)
+    loss, gradients, at_once = step(model)
+    assert at_once == [21 * VOCABULARY], "a device without a limit computes them in one product"
+    monkeypatch.setitem(next_token.MOST_LOGITS, "cpu", most_logits)
+    chunked_loss, chunked_gradients, parts = step(model)
+    assert parts == [n * VOCABULARY for n in chunks]
+    assert chunked_loss == pytest.approx(loss, rel=1e-6)  # cross-entropy is taken in float32
+    torch.testing.assert_close(chunked_gradients, gradients, rtol=1e-5, atol=1e-7)
+
+
+def test_the_logits_of_one_chunk_live_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What autograd keeps for backward has no more than the tokens' hidden states, and the head's weights."""
+    monkeypatch.setitem(next_token.MOST_LOGITS, "cpu", 2 * VOCABULARY)
+    model = small_gpt(tie_head=False)
+    inputs, targets = (part.repeat(40, 1) for part in some_batch())
+    kept: list[Tensor] = []
+
+    def keep(tensor: Tensor) -> Tensor:
+        kept.append(tensor)
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        loss = NextToken()(model, (inputs, targets))
+    assert not [tensor for tensor in kept if tensor.is_floating_point() and tensor.shape[-1:] == (VOCABULARY,)]
+    loss.sum.backward()
+
+
+@pytest.mark.parametrize("context", [torch.no_grad, torch.inference_mode])
+def test_chunks_without_gradient_as_in_validation(monkeypatch: pytest.MonkeyPatch, context: type) -> None:
+    model = small_gpt(tie_head=True)
+    with context():
+        loss = NextToken()(model, some_batch()).sum
+        monkeypatch.setitem(next_token.MOST_LOGITS, "cpu", 4 * VOCABULARY)
+        torch.testing.assert_close(NextToken()(model, some_batch()).sum, loss)
+
+
+def test_chunks_under_autocast(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What backward computes again is computed in the same numbers."""
+    model = small_gpt(tie_head=True).float()
+    with torch.autocast("cpu", torch.bfloat16):
+        loss, gradients, _ = step(model)
+        monkeypatch.setitem(next_token.MOST_LOGITS, "cpu", 4 * VOCABULARY)
+        chunked_loss, chunked_gradients, _ = step(model)
+    assert chunked_loss == pytest.approx(loss, rel=1e-5)
+    torch.testing.assert_close(chunked_gradients, gradients, rtol=0.02, atol=0.02)

@@ -11,6 +11,7 @@ COMMANDS = {
     "evaluate": "measure a model: gptlab evaluate checkpoint=outputs/... data.path=input.txt",
     "inspect": 'look inside a model: gptlab inspect prompt="The import statement"',
     "export": "hand a model on: gptlab export checkpoint=outputs/... to=my-model",
+    "doctor": "what this machine has, for bug reports: gptlab doctor",
 }
 
 

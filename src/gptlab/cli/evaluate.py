@@ -28,7 +28,7 @@ from gptlab.evaluation.loss import TextLoss, running_loss
 from gptlab.generation.preparation import PRECISIONS
 from gptlab.objective import Batch
 from gptlab.settings import EvaluationSettings
-from gptlab.training.devices import device_type
+from gptlab.training.devices import check_weights_precision, device_type
 from gptlab.training.log import show_pieces
 
 
@@ -42,6 +42,7 @@ def evaluate(cfg: DictConfig) -> int:
     config = build.resolve(_without_text(cfg) if cfg.task is not None else cfg)
     settings = build.evaluation_settings(config)
     device = device_type(settings.accelerator, key="accelerator")
+    check_weights_precision(settings.precision, device)
     with log_lines_on_stderr():
         result = _of_tasks(settings, device) if settings.tasks else _of_text(config, settings, device)
     print(json.dumps(_finite(result), indent=2))

@@ -14,7 +14,7 @@ from gptlab.errors import UserError
 from gptlab.generation.continuation import continue_texts
 from gptlab.generation.preparation import make_ready
 from gptlab.settings import GenerationSettings
-from gptlab.training.devices import device_type
+from gptlab.training.devices import check_weights_precision, device_type
 
 
 def main(arguments: list[str]) -> int:
@@ -26,6 +26,7 @@ def generate(cfg: DictConfig) -> int:
     """Continue each prompt `num_samples` times: one text streams as it comes, several are written when whole."""
     settings = build.generation_settings(build.resolve(cfg))
     device = device_type(settings.accelerator, key="accelerator")
+    check_weights_precision(settings.precision, device)
     loaded = load_asked_for(settings.checkpoint)
     if settings.interactive:
         return _converse(loaded, settings, device)

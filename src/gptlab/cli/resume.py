@@ -18,7 +18,7 @@ log = logging.getLogger("gptlab")
 NEWEST = "last"
 CHANGEABLE_KEYS = (
     *("max_steps", "validate_every", "save_every", "micro_batch_size", "on_nonfinite", "schedule.total_steps"),
-    *("data.path", "data.num_workers", "data.cache_dir"),
+    *("data.path", "data.num_workers", "data.cache_dir", "check_device"),
 )
 CHANGEABLE_GROUPS = ("trainer", "logger", "callbacks")
 

@@ -8,6 +8,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig
@@ -236,6 +237,7 @@ def _fit(
 ) -> "Outcome":
     """Build what the configuration describes, and run it."""
     from gptlab.data.module import WindowDataModule
+    from gptlab.training.device_check import check_device
     from gptlab.training.loggers import CSV, TensorBoard
     from gptlab.training.run import run
 
@@ -263,6 +265,8 @@ def _fit(
             )
         log.info("%s parameters on %s, precision %s", f"{n_parameters:,}", ranks, hardware.precision)
         log.info("run directory %s", shortened(run_dir))
+    if settings.check_device and hardware.accelerator == "mps":
+        check_device(module.model, module.objective, data.train.batch(np.arange(min(rows, len(data.train)))), hardware)
     starts_with_weights = loaded is not None and before.checkpoint is None
     trainer = _trainer(config, settings, hardware, validates_first=starts_with_weights or before.owes_validation)
     if config["resume"] is not None:

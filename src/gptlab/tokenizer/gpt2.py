@@ -140,6 +140,16 @@ def _published_encoding() -> tiktoken.Encoding:
     )
 
 
+def cached_in() -> str | None:
+    """The cache that the published vocabulary would be read from; None where it would have to be fetched."""
+    from huggingface_hub import try_to_load_from_cache
+
+    if _tiktoken_has_it():
+        return "tiktoken's cache"
+    found = try_to_load_from_cache(HUB_REPOSITORY, "merges.txt")
+    return "the Hub's cache" if isinstance(found, str) else None
+
+
 def _tiktoken_has_it() -> bool:
     """Tiktoken's own rule of where its cache lies (tiktoken/load.py)."""
     place = os.environ.get("TIKTOKEN_CACHE_DIR", os.environ.get("DATA_GYM_CACHE_DIR"))

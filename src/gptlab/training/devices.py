@@ -105,12 +105,31 @@ def _count(devices: Any, device: str) -> int:
     return devices
 
 
+def possible_precisions(device: str) -> list[str]:
+    """Lightning's names of those that training on this machine's cpu, cuda or mps may use."""
+    return [name for name in PRECISIONS[device] if not name.startswith("bf16") or _has_bf16(device)]
+
+
+def default_precision(device: str) -> str:
+    """The safe one: bf16-mixed where CUDA has it in hardware, 32-true elsewhere."""
+    return "bf16-mixed" if device == "cuda" and _has_bf16(device) else "32-true"
+
+
+def check_weights_precision(precision: int | str, device: str) -> None:
+    """Raises UserError where weights are to be kept in bf16 on a device that only emulates it."""
+    if str(precision) == "bf16" and not _has_bf16(device):
+        raise UserError(f"precision=bf16 is not possible on {device} here: its hardware has none, use precision=32")
+
+
+def _has_bf16(device: str) -> bool:
+    """In hardware, where it is a GPU of NVIDIA's; torch has it on every CPU, and wherever it has MPS (macOS 14)."""
+    return device != "cuda" or torch.cuda.is_bf16_supported(including_emulation=False)
+
+
 def _precision(precision: str | int | None, device: str) -> str:
-    has_bf16 = device != "cuda" or torch.cuda.is_bf16_supported(including_emulation=False)
     if precision is None:
-        return "bf16-mixed" if device == "cuda" and has_bf16 else "32-true"
-    name = SHORT_PRECISIONS.get(str(precision), str(precision))
-    possible = [p for p in PRECISIONS[device] if has_bf16 or not p.startswith("bf16")]
+        return default_precision(device)
+    name, possible = SHORT_PRECISIONS.get(str(precision), str(precision)), possible_precisions(device)
     if name not in possible:
         raise UserError(f"trainer.precision={precision} is not possible on {device} here: use {', '.join(possible)}")
     return name
