@@ -11,6 +11,8 @@ from omegaconf import OmegaConf
 
 from local_hub import LocalHub, the_hub
 
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch: threads of models this small wait for each other, mostly
+
 ROOT = Path(__file__).resolve().parents[1]
 CONF = ROOT / "conf"
 TEXTS = ROOT.parent / "shared" / "data"
