@@ -1,6 +1,7 @@
 """Whether a file holds what was once written to it."""
 
 import zipfile
+import zlib
 from pathlib import Path
 
 CHUNK_BYTES = 1 << 20
@@ -20,3 +21,12 @@ def is_whole_zip(path: Path) -> bool:
     except Exception:  # zipfile reports a broken file in many ways
         return False
     return True
+
+
+def crc32_of(path: Path) -> int:
+    """The CRC-32 of a file's content. Raises OSError where it cannot be read."""
+    checksum = 0
+    with path.open("rb") as file:
+        while chunk := file.read(CHUNK_BYTES):
+            checksum = zlib.crc32(chunk, checksum)
+    return checksum

@@ -1,14 +1,21 @@
+import errno
+import logging
+import os
+import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
+from filelock import FileLock
 
 from conftest import POEM
+from gptlab.data import corpus as corpus_module
 from gptlab.data.corpus import TokenizerRecipe, prepare
 from gptlab.data.source import Piece
 from gptlab.data.text import TextFiles
@@ -105,10 +112,10 @@ def test_a_killed_preparation_is_made_again(poems: Path, tmp_path: Path) -> None
     cache = str(tmp_path / "cache")
     killed = subprocess.run([sys.executable, "-c", KILLED_WHILE_WRITING, str(poems), cache], check=False)
     assert killed.returncode == -signal.SIGKILL
-    assert any(path.name.endswith(".partial") for path in Path(cache).iterdir())
+    assert any(path.name.endswith(".tmp") for path in Path(cache).iterdir())
     corpus = prepare(TextFiles(path=str(poems)), CHAR, cache_dir=cache, progress=silent)
     assert corpus.tokenizer.decode(corpus.tokens.tolist()) == "".join(f"{name}: {POEM}" for name in "abc")
-    assert not any(path.name.endswith(".partial") for path in Path(cache).iterdir())
+    assert not any(path.name.endswith(".tmp") for path in Path(cache).iterdir())
 
 
 PREPARES = """
@@ -129,14 +136,61 @@ print(len(made.tokens))
 """
 
 
+def flipped(content: bytes) -> bytes:
+    middle = len(content) // 2
+    return content[:middle] + bytes([content[middle] ^ 1]) + content[middle + 1 :]
+
+
 @pytest.mark.parametrize("name", ["tokens.bin", "corpus.json"])
-def test_a_file_that_was_cut_is_made_again(poems: Path, tmp_path: Path, name: str) -> None:
-    cache = tmp_path / "cache"
-    whole = prepare(TextFiles(path=str(poems)), CHAR, cache_dir=str(cache), progress=silent).tokens.tolist()
+@pytest.mark.parametrize("damage", [lambda content: content[:-3], lambda content: content + b" ", flipped])
+def test_a_damaged_file_is_made_again_with_a_line(
+    poems: Path, tmp_path: Path, name: str, damage: Callable[[bytes], bytes], caplog: pytest.LogCaptureFixture
+) -> None:
+    cache, poem = tmp_path / "cache", str(poems)
+    whole = prepare(TextFiles(path=poem), CHAR, cache_dir=str(cache), progress=silent).tokens.tolist()
     (file,) = cache.glob(f"*/{name}")
-    file.write_bytes(file.read_bytes()[:-3])
-    again = prepare(TextFiles(path=str(poems)), CHAR, cache_dir=str(cache), progress=silent)
+    content = file.read_bytes()
+    file.write_bytes(damage(content))
+    with caplog.at_level(logging.INFO, "gptlab"):
+        again = prepare(TextFiles(path=poem), CHAR, cache_dir=str(cache), progress=silent)
+    is_harmless = name == "corpus.json" and damage(content).strip() == content
+    assert caplog.messages == ([] if is_harmless else [f"the token cache of {poem} is damaged: making it again"])
     assert again.tokens.tolist() == whole
+
+
+def test_a_full_disk_is_one_sentence_and_leaves_nothing(
+    poems: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(descriptor: int) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(os, "fsync", full)
+    cache = tmp_path / "cache"
+    with pytest.raises(UserError, match=r"cannot be written \(No space left on device\): name another place"):
+        prepare(TextFiles(path=str(poems)), CHAR, cache_dir=str(cache), progress=silent)
+    assert [path.suffix for path in cache.iterdir()] == [".lock"]
+
+
+def test_whoever_waits_for_another_process_is_told(
+    poems: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(corpus_module, "SILENT_WAIT", 0.1)
+    cache = tmp_path / "cache"
+    prepare(TextFiles(path=str(poems)), CHAR, cache_dir=str(cache), progress=silent)
+    (directory,) = (path for path in cache.iterdir() if path.is_dir())
+    shutil.rmtree(directory)
+    has_it = threading.Event()
+
+    def hold() -> None:
+        with FileLock(directory.with_suffix(".lock")):
+            has_it.set()
+            time.sleep(0.5)
+
+    threading.Thread(target=hold).start()
+    has_it.wait()
+    with caplog.at_level(logging.INFO, "gptlab"):
+        prepare(TextFiles(path=str(poems)), CHAR, cache_dir=str(cache), progress=silent)
+    assert caplog.messages == [f"waiting for another process, which is preparing {poems}"]
 
 
 def test_two_processes_share_one_preparation(poems: Path, tmp_path: Path) -> None:

@@ -2,28 +2,40 @@
 
 import hashlib
 import json
+import logging
 import os
 import shutil
+import zlib
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from filelock import FileLock
+from filelock import FileLock, Timeout
 from platformdirs import user_cache_path
 
 from gptlab.data.source import Piece, Source
 from gptlab.errors import UserError
+from gptlab.files import PARTIAL, sync_directory, whole_file, write_whole
+from gptlab.integrity import crc32_of
 from gptlab.tokenizer import Tokenizer
 
-FORMAT = 1  # part of the cache's key: raise it when the files or a tokenizer's training change
+log = logging.getLogger("gptlab")
+
+FORMAT = 2  # part of the cache's key: raise it when the files or a tokenizer's training change
 TOKENS, FACTS = "tokens.bin", "corpus.json"
+CHECKSUM = "crc32"  # 4 GB/s on one core, where the sha256 of the source's text runs at 2
+SILENT_WAIT = 2.0  # seconds
 
 Progress = Callable[[str, Iterable[Piece]], Iterable[Piece]]
 """Passes pieces on and shows how many went by: (what is being done, pieces) -> pieces"""
+
+Facts = dict[str, Any]
+"""The content of corpus.json: n_tokens, dtype, the checksum of tokens.bin, and the tokenizer's state."""
 
 
 @dataclass(frozen=True)
@@ -75,7 +87,8 @@ def prepare(
 
     The cache's key is the content of the source and the recipe of the tokenizer. Everything is written into a temporary
     directory that gets its name when it is whole, under a lock: a killed preparation is never taken for a finished one,
-    and two processes that want the same corpus make it once.
+    and two processes that want the same corpus make it once. What is found is compared with its checksums, and made
+    again where it is damaged.
 
     Args:
         source: where the text comes from.
@@ -91,57 +104,77 @@ def prepare(
     key = hashlib.sha256(json.dumps([FORMAT, fingerprint, *recipe.identity]).encode()).hexdigest()[:16]
     cache = Path(cache_dir).expanduser() if cache_dir is not None else user_cache_path("gptlab")
     final = cache / key
-    if not _is_whole(final):
+    facts = _verified(final)
+    if facts is None:
         try:
             cache.mkdir(parents=True, exist_ok=True)
-            with FileLock(cache / f"{key}.lock"):
-                if not _is_whole(final):  # another process may just have made it
-                    _make(source, recipe, final, progress)
+            with _alone(cache / f"{key}.lock", source.name):
+                facts = _verified(final)  # another process may just have made it
+                if facts is None:
+                    if final.exists():
+                        log.info("the token cache of %s is damaged: making it again", source.name)
+                    facts = _make(source, recipe, final, progress)
         except OSError as error:
             raise UserError(
                 f"the token cache {cache} cannot be written ({error.strerror or error}): "
                 f"name another place with data.cache_dir=<directory>"
             ) from None
-    return _open(final, recipe.cls, fingerprint)
+    if facts["n_tokens"] == 0:
+        raise UserError(f"the text holds no token for {recipe.cls.__name__}: use other text or another tokenizer")
+    tokens = TokenFile(final / TOKENS, dtype=facts["dtype"], mode="r", shape=(facts["n_tokens"],))
+    return Corpus(tokens, recipe.cls.from_state(facts["tokenizer"]), fingerprint)
 
 
-def _make(source: Source, recipe: TokenizerRecipe | GivenTokenizer, final: Path, progress: Progress) -> None:
-    partial = final.with_name(final.name + ".partial")
-    for leftover in (partial, final):  # of a preparation that was killed
+@contextmanager
+def _alone(path: Path, name: str) -> Iterator[None]:
+    """Hold a lock; who waits for it longer than a moment is told why."""
+    lock = FileLock(path)
+    try:
+        lock.acquire(timeout=SILENT_WAIT)
+    except Timeout:
+        log.info("waiting for another process, which is preparing %s", name)
+        lock.acquire()
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def _make(source: Source, recipe: TokenizerRecipe | GivenTokenizer, final: Path, progress: Progress) -> Facts:
+    partial = final.with_name(final.name + PARTIAL)
+    for leftover in (partial, final):  # of a preparation that was killed, or damaged
         shutil.rmtree(leftover, ignore_errors=True)
     partial.mkdir()
     try:
         tokenizer = recipe.train(piece.text for piece in progress("building the vocabulary", source))
         dtype = np.dtype(np.uint16 if tokenizer.vocab_size <= 1 << 16 else np.uint32)
-        n_tokens = 0
-        with (partial / TOKENS).open("wb") as file:
+        n_tokens = checksum = 0
+        with whole_file(partial / TOKENS) as file:
             for ids in _encode(progress("writing tokens", source), tokenizer, dtype, name=source.name):
-                file.write(ids.tobytes())
-                n_tokens += len(ids)
-            file.flush()
-            os.fsync(file.fileno())
-        facts = {"n_tokens": n_tokens, "dtype": dtype.name, "tokenizer": tokenizer.state()}
-        (partial / FACTS).write_text(json.dumps(facts))
+                content = ids.tobytes()
+                file.write(content)
+                n_tokens, checksum = n_tokens + len(ids), zlib.crc32(content, checksum)
+        facts = {"n_tokens": n_tokens, "dtype": dtype.name, TOKENS: checksum, "tokenizer": tokenizer.state()}
+        write_whole(partial / FACTS, json.dumps({CHECKSUM: _checksum(facts), **facts}))
         partial.rename(final)
+        sync_directory(final.parent)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
+    return facts
 
 
-def _is_whole(directory: Path) -> bool:
-    """Whether the files are there and as long as they should be; a power failure may have cut them."""
+def _verified(directory: Path) -> Facts | None:
+    """What corpus.json says; None where one of the two files is not what was written."""
     try:
-        facts = json.loads((directory / FACTS).read_text())
-        return (directory / TOKENS).stat().st_size == facts["n_tokens"] * np.dtype(facts["dtype"]).itemsize
-    except (OSError, ValueError, KeyError):
-        return False
+        facts = json.loads((directory / FACTS).read_bytes())
+        is_whole = facts.pop(CHECKSUM) == _checksum(facts) and facts[TOKENS] == crc32_of(directory / TOKENS)
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
+        return None
+    return facts if is_whole else None
 
 
-def _open(directory: Path, tokenizer_class: type[Tokenizer], fingerprint: str) -> Corpus:
-    facts = json.loads((directory / FACTS).read_text())
-    if facts["n_tokens"] == 0:
-        raise UserError(f"the text holds no token for {tokenizer_class.__name__}: use other text or another tokenizer")
-    tokens = TokenFile(directory / TOKENS, dtype=facts["dtype"], mode="r", shape=(facts["n_tokens"],))
-    return Corpus(tokens, tokenizer_class.from_state(facts["tokenizer"]), fingerprint)
+def _checksum(facts: Facts) -> int:
+    return zlib.crc32(json.dumps(facts).encode())
 
 
 class TokenFile(np.memmap):
