@@ -255,7 +255,7 @@ def _locate(node: Any, key: str) -> Any:
     try:
         return get_object(node["_target_"])
     except Exception as error:
-        raise UserError(f"{key}._target_={node['_target_']}: {str(error).splitlines()[0]}") from None
+        raise UserError(f"{key}._target_={node['_target_']}: {' '.join(str(error).split())}") from None
 
 
 def _call(target: Callable[..., Any], arguments: dict[str, Any], key: str) -> Any:

@@ -53,6 +53,9 @@ def load_file(path: Path, name: str) -> Loaded:
             "seconds": ours["clock"]["seconds"],
             **{name.replace("/", "_"): value for name, value in ours["metrics"].items() if name.startswith("val/")},
         }
+        _check_kinds(config, training)
+        if config["model"]["n_layers"] > len(weights):  # a number from anywhere: it shall not keep this machine busy
+            raise TypeError(f"n_layers={config['model']['n_layers']}, and there are {len(weights)} tensors")
         model = filled(build.meta_model(config, ours["vocab_size"]), weights)
         if tokenizer.vocab_size != model.head.out_features:
             raise UserError(
@@ -101,6 +104,25 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
     if not isinstance(checkpoint, dict) or "gptlab" not in checkpoint or "state_dict" not in checkpoint:
         raise UserError(f"{path} is a torch file, but no checkpoint of gptlab's")
     return checkpoint
+
+
+def _check_kinds(config: build.Config, training: dict[str, Any]) -> None:
+    """Raises TypeError or AttributeError where what a run tells of itself is not of the kind that is shown later."""
+    samples = (config.get("callbacks") or {}).get("samples") or {}
+    optimizer = config.get("optimizer") or {}
+    kinds = {
+        int: {"batch_size": config["batch_size"], "seed": config["seed"]},
+        str | None: {
+            "data.path": config["data"].get("path"),
+            "init_from": config.get("init_from"),
+            "callbacks.samples.prompt": samples.get("prompt"),
+        },
+        int | float | None: {**training, "optimizer.lr": optimizer.get("lr")},
+    }
+    for kind, values in kinds.items():
+        for name, value in values.items():
+            if not isinstance(value, kind):
+                raise TypeError(f"{name}={value!r}")
 
 
 def _restore_tokenizer(config: build.Config, state: dict[str, Any], path: Path) -> Tokenizer:

@@ -3,7 +3,9 @@
 import difflib
 import importlib
 import io
+import os
 import sys
+from pathlib import Path
 
 COMMANDS = {
     "train": "train a model: gptlab train experiment=shakespeare_char data.path=input.txt",
@@ -29,6 +31,11 @@ def main(arguments: list[str] | None = None) -> int:
         hint = f"did you mean {match[0]}?" if match else f"there are {', '.join(COMMANDS)}"
         print(f"error: {command} is not a command; {hint}", file=sys.stderr)
         return 2
+    if sys.stdout is None:
+        if command != "train":
+            print("failed: standard output is closed, and what this command is for goes there", file=sys.stderr)
+            return 1
+        sys.stdout = Path(os.devnull).open("w")  # noqa: SIM115 (for the rest of the process; a run has its train.log)
     for stream in (sys.stdin, sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="replace")  # a terminal that lacks a character is no reason to fail

@@ -1,18 +1,20 @@
 """Hydra: from the command line to a configuration, and from whatever happens then to an exit status."""
 
+import logging
 import os
 import signal
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import NoReturn
 
 import hydra
+from hydra._internal.utils import get_args_parser
 from omegaconf import DictConfig
 
-from gptlab.cli.explain import CONF, explain
+from gptlab.cli.explain import CONF, FULL_ERROR, explain, what_failed
 from gptlab.cli.free_text import quote_free_text
-
-FULL_ERROR = "HYDRA_FULL_ERROR"
+from gptlab.errors import UserError
 
 
 def run_command(task: Callable[[DictConfig], int], *, config_name: str, arguments: list[str]) -> int:
@@ -41,12 +43,15 @@ def run_command(task: Callable[[DictConfig], int], *, config_name: str, argument
         if ends[-1] != 0:
             raise SystemExit  # a multirun ends here too
 
+    logging.getLogger("hydra.utils").setLevel(logging.CRITICAL)  # it logs what it raises
     try:
-        with _argv([typed[0], *_flags_first(quote_free_text(arguments))]):
+        words = _flags_first(quote_free_text(arguments))
+        _check_flags(words, config_name)
+        with _argv([typed[0], *words]):
             hydra.main(version_base="1.3", config_path=str(CONF), config_name=config_name)(composed)()
     except SystemExit as error:
-        if not ends:  # --help, or flags that Hydra's parser refuses
-            return error.code if isinstance(error.code, int) else 0
+        if not ends:  # --version
+            ends.append(error.code if isinstance(error.code, int) else 0)
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         return 128 + signal.SIGINT
@@ -56,22 +61,57 @@ def run_command(task: Callable[[DictConfig], int], *, config_name: str, argument
         restore()
 
     end = ends[-1] if ends else 0
+    lost = _lost_output()
+    if end == 0 and lost is not None:
+        end = lost
     if isinstance(end, int):
         return end
     if isinstance(end, BrokenPipeError):  # whoever read our output has gone, as with `| head`
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 128 + signal.SIGPIPE
     if wants_traceback:
         raise end
     line = explain(end, config_name, arguments)
-    print("error: " + " ".join(line.splitlines()) if line else f"failed: {_one_line(end)}", file=sys.stderr)
+    print("error: " + " ".join(line.splitlines()) if line else f"failed: {what_failed(end)}", file=sys.stderr)
     return 2 if line else 1
 
 
 def _flags_first(arguments: list[str]) -> list[str]:
     """`a=1 -m b=2,3` too: Hydra's parser takes no override on both sides of a flag."""
-    multirun = [argument for argument in arguments if argument in ("-m", "--multirun")]
-    return [*multirun[:1], *(argument for argument in arguments if argument not in multirun)]
+    return sorted(arguments, key=lambda word: word.startswith("~") or ("=" in word and not word.startswith("-")))
+
+
+def _check_flags(arguments: list[str], config_name: str) -> None:
+    """Hydra's parser answers a flag that it does not know with its usage, in eighteen lines, and its own exit."""
+
+    def refuse(message: str) -> NoReturn:
+        unknown = message.removeprefix("unrecognized arguments: ")
+        if unknown != message and unknown.startswith("-"):
+            key, _, value = unknown.split()[0].lstrip("-").replace("-", "_").partition("=")
+            message = (
+                f"{unknown.split()[0]} is no flag: settings are written without dashes, {key}={value or '<value>'}"
+            )
+        raise UserError(message)
+
+    parser = get_args_parser()
+    parser.error = refuse  # type: ignore[method-assign]
+    flags = parser.parse_args(arguments)
+    if flags.experimental_rerun is not None:
+        raise UserError(
+            "--experimental-rerun opens a pickle, which can run any program: resume=<run directory> does not"
+        )
+    if config_name != "train" and (flags.multirun or "hydra.mode=MULTIRUN" in flags.overrides):
+        raise UserError(f"-m is for train: run {config_name} once for each")
+
+
+def _lost_output() -> OSError | None:
+    """What keeps standard output from being written; the rest goes nowhere, or Python would complain at its end."""
+    try:
+        if sys.stdout is not None:
+            sys.stdout.flush()
+    except OSError as error:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return error
+    return None
 
 
 @contextmanager
@@ -95,8 +135,3 @@ def _raise_instead_of_print() -> Callable[[], None]:
             os.environ[FULL_ERROR] = before
 
     return restore
-
-
-def _one_line(error: BaseException) -> str:
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return f"{type(error).__name__}: {lines[0] if lines else ''} ({FULL_ERROR}=1 shows the traceback)"

@@ -28,6 +28,14 @@ def _conf() -> Path:
 CONF = _conf()
 
 
+FULL_ERROR = "HYDRA_FULL_ERROR"
+DISK_ERRORS = {
+    errno.ENOSPC: "the disk is full",
+    errno.EDQUOT: "your share of the disk (quota) is used up",
+    errno.EIO: "the disk cannot be read or written (input/output error)",
+}
+
+
 def command_line(command: str, **overrides: object) -> str:
     """A command to paste, in the form in which this process was started."""
     script = Path(sys.argv[0])
@@ -40,8 +48,13 @@ def explain(error: Exception, config_name: str, arguments: list[str]) -> str | N
     """One sentence for a user's mistake, None for anything else."""
     if isinstance(error, UserError):
         return str(error)
-    if isinstance(error, OSError) and error.errno in (errno.ENAMETOOLONG, errno.EACCES, errno.EPERM):
-        return f"{error.filename}: {error.strerror}"
+    if isinstance(error, OSError) and error.errno in (
+        errno.ENAMETOOLONG,
+        errno.EACCES,
+        errno.EPERM,
+        errno.EROFS,
+    ):
+        return f"{error.filename}: {error.strerror}" if error.filename is not None else str(error.strerror)
     if isinstance(error, RuntimeError) and "home directory" in str(error):  # Path.expanduser
         return f"{error}: write the path without ~"
     if isinstance(error, OverrideParseException):
@@ -57,6 +70,15 @@ def explain(error: Exception, config_name: str, arguments: list[str]) -> str | N
             return str(error).splitlines()[0]
         return _unknown_key(key[1].lstrip("+~"), config_name, arguments)
     return None
+
+
+def what_failed(error: BaseException) -> str:
+    """One sentence for what is no mistake of the user's."""
+    if isinstance(error, OSError) and error.errno in DISK_ERRORS:
+        what = DISK_ERRORS[error.errno]
+        return f"{error.filename}: {what}" if error.filename is not None else what
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return f"{type(error).__name__}: {lines[0] if lines else ''} ({FULL_ERROR}=1 shows the traceback)"
 
 
 def _unknown_key(key: str, config_name: str, arguments: list[str]) -> str:
