@@ -11,7 +11,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from gptlab.checkpoint.card import model_card
-from gptlab.checkpoint.hugging_face import CONFIG, TOKENIZER, TOKENIZER_CONFIG, WEIGHTS
+from gptlab.checkpoint.hugging_face import CHECKSUMS, CONFIG, TOKENIZER, TOKENIZER_CONFIG, WEIGHTS, checksum
 from gptlab.checkpoint.loaded import Loaded
 from gptlab.directories import absolute, made_whole
 from gptlab.errors import UserError
@@ -96,10 +96,22 @@ def _tokenizer_files(loaded: Loaded) -> tuple[dict[str, str], list[str]]:
 
 
 def _save_weights(path: Path, tensors: dict[str, Tensor]) -> None:
+    checksums = json.dumps({name: checksum(tensor) for name, tensor in tensors.items()})
     try:
-        save_file(tensors, path, metadata={"format": "pt"})
+        save_file(tensors, path, metadata={"format": "pt", CHECKSUMS: checksums})
     except SafetensorError as error:  # what a full disk is called there
         raise OSError(str(error)) from None
+    _order_metadata(path)
+
+
+def _order_metadata(path: Path) -> None:
+    """Safetensors writes its metadata in an order of chance, and the same model shall be the same file."""
+    with path.open("r+b") as file:
+        n_bytes = int.from_bytes(file.read(8), "little")
+        header = json.loads(file.read(n_bytes))
+        header["__metadata__"] = dict(sorted(header["__metadata__"].items()))
+        file.seek(8)
+        file.write(json.dumps(header, separators=(",", ":")).ljust(n_bytes).encode())
 
 
 def _write_json(path: Path, content: dict[str, Any]) -> None:

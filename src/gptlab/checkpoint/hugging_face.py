@@ -1,12 +1,18 @@
 """A Hugging Face directory in GPT-2's layout, to a model ready to use."""
 
+import hashlib
 import json
+import re
+import zlib
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
+import torch
 from safetensors import SafetensorError, safe_open
+from torch import Tensor
 
 from gptlab import build
 from gptlab.checkpoint.loaded import Loaded, filled
@@ -18,6 +24,8 @@ from gptlab.tokenizer.gpt2 import GPT2Tokenizer, is_gpt2s, merge_lines
 from gptlab.tokenizer.hugging_face import HuggingFaceTokenizer
 
 CONFIG, WEIGHTS, INDEX = "config.json", "model.safetensors", "model.safetensors.index.json"
+CHECKSUMS = "crc32"
+"""Where an export keeps {tensor: CRC-32} as JSON in a safetensors file's metadata: the format has no checksum."""
 TOKENIZER, TOKENIZER_CONFIG = "tokenizer.json", "tokenizer_config.json"
 VOCABULARY, MERGES, ADDED = "vocab.json", "merges.txt", "added_tokens.json"
 OTHER_TOKENIZERS = ("spiece.model", "tokenizer.model", "sentencepiece.bpe.model", "vocab.txt")
@@ -108,12 +116,49 @@ def _tensors(directory: Path, name: str) -> Iterator[tuple[list[str], Any]]:
         files = sorted({str(file) for file in weight_map.values()})
     else:
         files = [WEIGHTS]
+    blobs = {file: (directory / file).resolve() for file in files}
     with ExitStack() as stack:
-        file_of = {}
+        file_of, checksums = {}, {}
         for file in files:
             opened = stack.enter_context(_open(directory, file, name))
             file_of.update(dict.fromkeys(opened.keys(), opened))
-        yield list(file_of), lambda tensor: file_of[tensor].get_tensor(tensor)
+            checksums.update(_checksums(opened))
+
+        def read(tensor: str) -> Tensor:
+            found = file_of[tensor].get_tensor(tensor)
+            if checksums.get(tensor) not in (None, checksum(found)):
+                raise ValueError(f"the tensor {tensor} is damaged: it is not the one that was written")
+            return found
+
+        thread = stack.enter_context(ThreadPoolExecutor(1))  # 0.5 s for 0.5 GB, beside the reading, not after it
+        digests = {blob: thread.submit(_sha256, blob) for blob in blobs.values() if _is_named_by_content(blob)}
+        yield list(file_of), read
+        for blob, digest in digests.items():
+            if digest.result() != blob.name:
+                raise UserError(f"{name} cannot be read: its file in the Hub's cache is damaged: delete {blob}")
+
+
+def _checksums(file: Any) -> dict[str, int]:
+    """What an export of ours has written of its tensors; nothing in the files of others."""
+    try:
+        return dict(json.loads((file.metadata() or {})[CHECKSUMS]))
+    except (KeyError, TypeError, ValueError, RecursionError):
+        return {}
+
+
+def _is_named_by_content(path: Path) -> bool:
+    """The Hub's cache calls a large file by its sha256, and links to it from where it is looked for."""
+    return path.parent.name == "blobs" and re.fullmatch("[0-9a-f]{64}", path.name) is not None
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def checksum(tensor: Tensor) -> int:
+    """The CRC-32 of a tensor's bytes."""
+    return zlib.crc32(tensor.contiguous().reshape(-1).view(torch.uint8).numpy().data)
 
 
 def _open(directory: Path, file: str, name: str) -> Any:
