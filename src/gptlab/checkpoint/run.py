@@ -1,6 +1,7 @@
 """Runs and their .ckpt files: plain data and tensors in, a model ready to use out."""
 
 import inspect
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -51,7 +52,11 @@ def load_file(path: Path, name: str) -> Loaded:
             "steps": checkpoint["global_step"],
             "tokens": ours["tokens"],
             "seconds": ours["clock"]["seconds"],
-            **{name.replace("/", "_"): value for name, value in ours["metrics"].items() if name.startswith("val/")},
+            **{
+                name.replace("/", "_"): value
+                for name, value in ours["metrics"].items()
+                if name.startswith("val/") and value is not None
+            },
         }
         _check_kinds(config, training)
         if config["model"]["n_layers"] > len(weights):  # a number from anywhere: it shall not keep this machine busy
@@ -98,7 +103,8 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
     if not is_whole_zip(path):
         raise damaged
     try:
-        checkpoint = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+        with warnings.catch_warnings(action="ignore"):  # torch's, on what it is about to refuse
+            checkpoint = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
     except Exception:  # torch reports a broken file in many ways, and a pickle of something else in more
         raise damaged from None
     if not isinstance(checkpoint, dict) or "gptlab" not in checkpoint or "state_dict" not in checkpoint:
@@ -117,7 +123,8 @@ def _check_kinds(config: build.Config, training: dict[str, Any]) -> None:
             "init_from": config.get("init_from"),
             "callbacks.samples.prompt": samples.get("prompt"),
         },
-        int | float | None: {**training, "optimizer.lr": optimizer.get("lr")},
+        int | float: training,
+        dict: {"optimizer": optimizer},
     }
     for kind, values in kinds.items():
         for name, value in values.items():

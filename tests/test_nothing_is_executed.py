@@ -1,0 +1,113 @@
+"""A file from anywhere is data: what would run when it is unpickled never runs, and no code of ours could let it."""
+
+import ast
+import os
+import pickle
+import tarfile
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+
+from conftest import ROOT, Result
+
+
+class Malicious:
+    """Runs a program where it is unpickled."""
+
+    def __reduce__(self) -> tuple:
+        return os.system, ("touch executed",)
+
+
+def as_zip(path: Path) -> None:
+    torch.save({"gptlab": {}, "state_dict": {"model.head.weight": Malicious()}}, path)
+
+
+def as_legacy(path: Path) -> None:
+    torch.save(Malicious(), path, _use_new_zipfile_serialization=False)
+
+
+def as_pickle(path: Path) -> None:
+    path.write_bytes(pickle.dumps(Malicious()))
+
+
+def as_tar(path: Path) -> None:
+    path.with_name("pickle").write_bytes(pickle.dumps(Malicious()))
+    with tarfile.open(path, "w") as archive:
+        for name in ("pickle", "sys_info", "storages", "tensors"):
+            archive.add(path.with_name("pickle"), arcname=name)
+
+
+def as_handmade_zip(path: Path) -> None:
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("archive/data.pkl", pickle.dumps(Malicious()))
+        archive.writestr("archive/version", "3\n")
+
+
+@pytest.mark.parametrize("write", [as_zip, as_legacy, as_pickle, as_tar, as_handmade_zip])
+@pytest.mark.parametrize("name", ["best.ckpt", "last.ckpt", "model.ckpt", "pytorch_model.bin", "model.safetensors"])
+def test_a_malicious_pickle_is_not_executed(
+    gptlab: Callable[..., Result], workplace: Path, tiny_run: Path, name: str, write: Callable[[Path], None]
+) -> None:
+    directory = workplace / "given"
+    (directory / "checkpoints").mkdir(parents=True)
+    (directory / "config.yaml").write_bytes((tiny_run / "config.yaml").read_bytes())
+    commands = [["generate", "prompt=a", "checkpoint=given"]]
+    if name in ("best.ckpt", "last.ckpt"):
+        write(directory / "checkpoints" / name)
+        commands += [["train", "resume=given"]] if name == "last.ckpt" else []
+    else:
+        write(directory / name)
+        (directory / "config.json").write_text('{"model_type": "gpt2"}')
+        commands += [["generate", "prompt=a", f"checkpoint=given/{name}"]]
+    for command in commands:
+        result = gptlab(*command)
+        assert result.status == 2
+        assert result.err.splitlines()[-1].startswith("error: ")
+        assert "Traceback" not in result.err
+    assert not list(workplace.rglob("executed"))
+
+
+def test_a_rerun_of_hydras_is_refused_for_its_pickle(gptlab: Callable[..., Result], workplace: Path) -> None:
+    (workplace / "config.pickle").write_bytes(pickle.dumps(Malicious()))
+    result = gptlab("train", "--experimental-rerun", "config.pickle")
+    assert (result.status, result.err.count("\n")) == (2, 1)
+    assert "opens a pickle" in result.err
+    assert not (workplace / "executed").exists()
+
+
+UNPICKLING = {"pickle", "cPickle", "marshal", "shelve", "dill", "cloudpickle", "joblib"}
+MUST_SAY = {"torch.load": ("weights_only", True), "np.load": ("allow_pickle", False)}
+NEVER = {"eval", "exec", "yaml.load", "yaml.unsafe_load", "yaml.full_load", "OmegaConf.unsafe_load"}
+
+
+def offences(code: str) -> list[str]:
+    """What in a piece of code could execute what a file says."""
+    found = []
+    for node in ast.walk(ast.parse(code)):
+        if isinstance(node, ast.Import | ast.ImportFrom):
+            modules = [alias.name for alias in node.names] if isinstance(node, ast.Import) else [node.module or ""]
+            found += [module for module in modules if module.partition(".")[0] in UNPICKLING]
+        if isinstance(node, ast.Call):
+            name = ast.unparse(node.func)
+            says = {keyword.arg: getattr(keyword.value, "value", None) for keyword in node.keywords}
+            argument, value = MUST_SAY.get(name, ("", None))
+            if name in NEVER or (name in MUST_SAY and says.get(argument) is not value):
+                found.append(name)
+    return found
+
+
+def test_the_search_finds_what_it_looks_for() -> None:
+    for code in (
+        *("import pickle", "from joblib import load", "eval(x)", "yaml.load(x)", "torch.load(x)"),
+        *("torch.load(x, weights_only=False)", "np.load(x)", "torch.load(x, weights_only=flag)"),
+    ):
+        assert offences(code), code
+    assert not offences("torch.load(x, weights_only=True); yaml.safe_load(x); model.eval()")
+
+
+@pytest.mark.parametrize("file", sorted((ROOT / "src").rglob("*.py")), ids=lambda file: str(file.relative_to(ROOT)))
+def test_no_code_of_ours_executes_what_a_file_says(file: Path) -> None:
+    assert offences(file.read_text(encoding="utf-8")) == []
