@@ -1,5 +1,6 @@
 """What a user can do wrong: one sentence, status 2, no traceback, nothing left behind."""
 
+import errno
 import gzip
 import os
 import shutil
@@ -276,6 +277,19 @@ CASES = {
         ["generate", "promt=a"],
         ["promt is not a setting", "did you mean prompt"],
     ),
+    "flag instead of a setting": (
+        ["train", "--max-steps=3"],
+        ["--max-steps=3 is no flag", "written without dashes, max_steps=3"],
+    ),
+    "flag that is none": (["generate", "prompt=a", "--foo"], ["--foo is no flag", "foo=<value>"]),
+    "flag with a value that is none": (["train", "--cfg", "jbo"], ["--cfg", "invalid choice: 'jbo'"]),
+    "multirun of a generation": (["generate", "-m", "prompt=a"], ["-m is for train"]),
+    "multirun of an evaluation": (["evaluate", "limit=1,2", "--multirun"], ["-m is for train"]),
+    "multirun of an inspection": (["inspect", "hydra.mode=MULTIRUN"], ["-m is for train"]),
+    "multirun of an export": (["export", "-m", "to=out"], ["-m is for train"]),
+    "group without a choice": (["train", "logger=null"], ["logger=null is not one of the choices (there are default"]),
+    "number for a group": (["train", "model=3"], ["model=3 is not one of the choices (there are gpt2"]),
+    "class that is none": (["train", "data._target_=nonsense"], ["data._target_=nonsense", "No module named"]),
     "unknown command": (["trian"], ["trian is not a command", "did you mean train"]),
 }
 
@@ -339,6 +353,55 @@ def test_one_sentence_status_2_nothing_left_behind(gptlab: Command, bad_files: P
     for word in words:
         assert word in result.err
     assert set(bad_files.rglob("*")) == before
+    for left in (Path(os.environ["XDG_CACHE_HOME"]) / "gptlab").glob("*"):
+        assert left.suffix == ".lock" or {path.name for path in left.iterdir()} == {"tokens.bin", "corpus.json"}
+
+
+@pytest.mark.parametrize(
+    ("number", "status", "sentence"),
+    [
+        (errno.ENOSPC, 1, "failed: a/file: the disk is full\n"),
+        (errno.EDQUOT, 1, "failed: a/file: your share of the disk (quota) is used up\n"),
+        (errno.EIO, 1, "failed: a/file: the disk cannot be read or written (input/output error)\n"),
+        (errno.EROFS, 2, "error: a/file: Read-only file system\n"),
+        (errno.EACCES, 2, "error: a/file: Permission denied\n"),
+    ],
+)
+def test_what_a_disk_refuses_is_a_sentence(
+    gptlab: Command, monkeypatch: pytest.MonkeyPatch, number: int, status: int, sentence: str
+) -> None:
+    def refuse(*_: object, **__: object) -> None:
+        raise OSError(number, os.strerror(number), "a/file")
+
+    monkeypatch.setattr("gptlab.cli.generate.load_asked_for", refuse)
+    result = gptlab("generate", "prompt=a")
+    assert (result.status, result.err) == (status, sentence)
+
+
+COMMANDS_THAT_PRINT = [
+    "generate checkpoint=run prompt=It",
+    pytest.param("generate checkpoint=run prompt=It num_samples=2", marks=pytest.mark.slow),
+    pytest.param("evaluate checkpoint=run data.path=poem.txt", marks=pytest.mark.slow),
+    pytest.param("inspect checkpoint=run prompt=It", marks=pytest.mark.slow),
+    pytest.param("generate --help", marks=pytest.mark.slow),
+]
+
+
+@pytest.mark.parametrize("command", COMMANDS_THAT_PRINT)
+@pytest.mark.parametrize(
+    ("redirection", "reason"),
+    [(">/dev/full", "failed: the disk is full\n"), (">&-", "failed: standard output is closed, and what this command")],
+)
+def test_a_result_that_cannot_be_printed_is_no_success(
+    workplace: Path, tiny_run: Path, command: str, redirection: str, reason: str
+) -> None:
+    (workplace / "run").symlink_to(tiny_run)
+    line = f"{sys.executable} -m gptlab {command} {redirection}"
+    process = subprocess.run(line, shell=True, cwd=workplace, capture_output=True, text=True, check=False)
+    assert process.returncode == 1
+    assert reason in process.stderr
+    assert "Traceback" not in process.stderr
+    assert "Exception ignored" not in process.stderr
 
 
 def test_a_truncated_checkpoint_is_named(gptlab: Command, workplace: Path) -> None:

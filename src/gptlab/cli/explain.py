@@ -64,12 +64,24 @@ def explain(error: Exception, config_name: str, arguments: list[str]) -> str | N
         options = [str(option) for option in error.options or ()]
         there_are = f" (there are {', '.join(sorted(options))})" if options else ""
         return f"{group or config_name}={choice} is not one of the choices{nearest(choice, options)}{there_are}"
+    if isinstance(error, ValueError) and str(error).startswith("Config group override"):  # a number, null or a list
+        return next(filter(None, map(_no_choice, arguments)), None)
     if isinstance(error, ConfigCompositionException | HydraException | OmegaConfBaseException):
         key = re.search(r"Could not (?:override|delete|append to config).*? '([^'@]+)", str(error))
         if key is None:
             return str(error).splitlines()[0]
         return _unknown_key(key[1].lstrip("+~"), config_name, arguments)
     return None
+
+
+def _no_choice(argument: str) -> str | None:
+    """What to say of a group's override that names none of its choices; None of any other override."""
+    key, equals, choice = argument.partition("=")
+    group = key.lstrip("+~").partition("@")[0]
+    there_are = sorted(path.stem for path in (CONF / group).glob("*.yaml"))
+    if not group or not there_are:
+        return f"{argument!r} cannot be read as key=value" if equals and not group else None
+    return None if choice in there_are else f"{argument} is not one of the choices (there are {', '.join(there_are)})"
 
 
 def what_failed(error: BaseException) -> str:
