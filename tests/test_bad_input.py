@@ -277,6 +277,7 @@ CASES = {
         ["generate", "promt=a"],
         ["promt is not a setting", "did you mean prompt"],
     ),
+    "setting of a schedule taken away": (["train", "~schedule.floor"], ["schedule.floor is missing"]),
     "flag instead of a setting": (
         ["train", "--max-steps=3"],
         ["--max-steps=3 is no flag", "written without dashes, max_steps=3"],

@@ -273,6 +273,11 @@ def _explained(target: Callable[..., Any], key: str) -> Callable[..., Any]:
         except ValueError as error:
             separator = "." if _names_a_setting(error) else ": "
             raise UserError(f"{key}{separator if key else ''}{' '.join(str(error).split())}") from None
+        except TypeError as error:
+            missing = re.search(r"missing \d+ required .*: '(\w+)'", str(error))
+            if missing is None:
+                raise
+            raise UserError(f"{key}.{missing[1]} is missing: it was taken away") from None
 
     return call
 
