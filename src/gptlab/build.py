@@ -200,6 +200,8 @@ def check(config: Config, *, trains_tokenizer: bool = True) -> None:
     for group in GROUPS:
         if config.get(group) is None and group not in LATE_GROUPS:
             raise UserError(f"{group} is missing: a run needs one ({group}=<choice>)")
+        if group not in LATE_GROUPS and not (isinstance(config[group], dict) and "_target_" in config[group]):
+            raise UserError(f"{group} has no _target_: choose one ({group}=<choice>)")
     known = {*GROUPS, *(field.name for field in fields(Settings))}
     for key in config:
         if key not in known:

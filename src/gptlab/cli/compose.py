@@ -62,7 +62,7 @@ def run_command(task: Callable[[DictConfig], int], *, config_name: str, argument
 
     end = ends[-1] if ends else 0
     lost = _lost_output()
-    if end == 0 and lost is not None:
+    if lost is not None and (end == 0 or (isinstance(end, OSError) and end.filename is None)):
         end = lost
     if isinstance(end, int):
         return end
@@ -110,7 +110,7 @@ def _lost_output() -> OSError | None:
             sys.stdout.flush()
     except OSError as error:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return error
+        return OSError(error.errno, error.strerror, "standard output")
     return None
 
 

@@ -4,6 +4,7 @@ import errno
 import re
 import shlex
 import sys
+import traceback
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
@@ -71,7 +72,17 @@ def explain(error: Exception, config_name: str, arguments: list[str]) -> str | N
         if key is None:
             return str(error).splitlines()[0]
         return _unknown_key(key[1].lstrip("+~"), config_name, arguments)
+    if isinstance(error, TypeError | ValueError | AttributeError) and _is_from_hydra(error):
+        return (
+            f"these overrides cannot be composed ({' '.join(str(error).split())}): {command_line(config_name)} --help"
+        )
     return None
+
+
+def _is_from_hydra(error: Exception) -> bool:
+    """Whether Hydra itself stumbled, as over a group that is a list."""
+    *_, (frame, _) = traceback.walk_tb(error.__traceback__)
+    return str(frame.f_globals.get("__name__")).startswith(("hydra.", "omegaconf."))
 
 
 def _no_choice(argument: str) -> str | None:

@@ -6,6 +6,7 @@ import sys
 import time
 import warnings
 from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from pathlib import Path
 
 from rich.console import Console
@@ -24,7 +25,8 @@ class _Terminal(logging.Handler):
 
     def emit(self, record: logging.LogRecord) -> None:
         stream = sys.stderr if record.levelno >= logging.WARNING else sys.stdout
-        print(self.format(record), file=stream, flush=True)
+        with suppress(OSError):  # a terminal that was closed ends no run: train.log has the line
+            print(self.format(record), file=stream, flush=True)
 
 
 class _TrainLog(logging.Handler):

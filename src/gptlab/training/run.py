@@ -16,6 +16,7 @@ import lightning as L
 import torch
 
 from gptlab.files import write_json
+from gptlab.signals import END_OF_PROCESS
 from gptlab.training import requeue
 from gptlab.training.callbacks.checkpoints import Checkpoints
 from gptlab.training.callbacks.signals import StopOnSignal
@@ -72,8 +73,8 @@ def run(
 ) -> Outcome:
     """Train to the last step, or to a signal, or to an exception; whichever it is, summary.json tells.
 
-    Ctrl-C and SIGTERM let the step that is under way finish, and save it. A second Ctrl-C leaves at once. `command` is
-    by what a cluster's job knows its run again.
+    Ctrl-C, SIGTERM and a terminal that is closed let the step that is under way finish, and save it. A second Ctrl-C
+    leaves at once. `command` is by what a cluster's job knows its run again.
     """
     if trainer.is_global_zero:
         write_json(run_dir / SUMMARY, summarise(trainer, module, run_dir, command, status="running"))
@@ -81,7 +82,7 @@ def run(
         for logger in trainer.loggers:
             if isinstance(logger, TensorBoard):
                 logger.log_config(flat_config)
-    signals = StopOnSignal(signal.SIGINT, signal.SIGTERM, *requeue.signals())
+    signals = StopOnSignal(signal.SIGINT, *END_OF_PROCESS, *requeue.signals())
     trainer.callbacks.insert(0, signals)  # type: ignore[attr-defined]
     failure, is_shared, going_on = None, True, {}
     with signals.answer():

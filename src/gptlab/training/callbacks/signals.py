@@ -10,7 +10,7 @@ from typing import Any
 
 import lightning as L
 
-from gptlab.signals import answering
+from gptlab.signals import END_OF_PROCESS, answering
 from gptlab.training.module import TrainingModule
 
 ONE_PRESS = 0.3
@@ -20,8 +20,8 @@ ONE_PRESS = 0.3
 class StopOnSignal(L.Callback):
     """While steps are done, the first signal asks the module to stop; a second Ctrl-C leaves at once.
 
-    Before the first step there is nothing to wait for. A SIGTERM that somebody has answered before is still theirs:
-    submitit's jobs wait for another signal.
+    Before the first step there is nothing to wait for. An end of the process that somebody has answered before is still
+    theirs: submitit's jobs wait for another signal than SIGTERM, and nohup ignores SIGHUP.
 
     Attributes:
         received: the signal that ends the run; None where none came.
@@ -43,8 +43,10 @@ class StopOnSignal(L.Callback):
             yield
 
     def __call__(self, number: int, frame: FrameType | None) -> None:
-        if number == signal.SIGTERM and callable(self.before[number]):
-            self.before[number](number, frame)
+        answer = self.before[number]
+        if number in END_OF_PROCESS and answer != signal.SIG_DFL:
+            if callable(answer):
+                answer(number, frame)
             return
         is_again = self.received is not None and time.monotonic() - self._received_at > ONE_PRESS
         leaves_at_once = self._module is None or (is_again and number == signal.SIGINT)
