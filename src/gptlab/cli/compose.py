@@ -62,7 +62,7 @@ def run_command(task: Callable[[DictConfig], int], *, config_name: str, argument
 
     end = ends[-1] if ends else 0
     lost = _lost_output()
-    if lost is not None and (end == 0 or (isinstance(end, OSError) and end.filename is None)):
+    if end == 0 and lost is not None:
         end = lost
     if isinstance(end, int):
         return end
