@@ -85,7 +85,6 @@ def train(cfg: DictConfig) -> int:
             run_dir = shared_by_ranks(new, wanted=wanted)
         elif is_rank_zero():
             cut_back(run_dir, before.appended)
-        run_log.open(run_dir)
         config = {**config, "run_dir": str(run_dir), "data": _absolute_paths(config["data"])}
         outcome = _fit(config, settings, hardware, rows, data, loaded, run_log, before)
         if is_rank_zero():
@@ -253,7 +252,8 @@ def _fit(
         num_workers=build.data_settings(config).num_workers,
     )
     if is_rank_zero():
-        write_config(run_dir, config)
+        write_config(run_dir, config)  # first of all files: by it a run is known, however early it is killed
+        run_log.open(run_dir)
         n_parameters = sum(parameter.numel() for parameter in module.model.parameters())
         ranks = f"{hardware.n_ranks} x {hardware.accelerator}" if hardware.n_ranks > 1 else hardware.accelerator
         if before.checkpoint is not None:

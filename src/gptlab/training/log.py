@@ -112,6 +112,7 @@ def quiet_lightning() -> None:
         ".*does not have many workers.*",
         ".*is smaller than the logging interval.*",
         ".*Checkpoint directory .* exists and is not empty.*",
+        ".*Total length of .* across ranks is zero.*",
         ".*`training_step` returned `None`.*",
         ".*isinstance.treespec, LeafSpec.. is deprecated.*",
         ".*`_pytree.*",

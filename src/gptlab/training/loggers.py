@@ -115,7 +115,8 @@ class _Events:
     """What FileWriter writes to: one file, in TensorFlow's record format."""
 
     def __init__(self, directory: Path) -> None:
-        name = f"events.out.tfevents.{int(time.time()):010d}.{socket.gethostname()}.{os.getpid()}.{uuid4().hex[:8]}"
+        began = f"{time.time():017.6f}"  # TensorBoard reads in the order of names: two sessions may share a second
+        name = f"events.out.tfevents.{began}.{socket.gethostname()}.{os.getpid()}.{uuid4().hex[:8]}"
         self._file = AppendedFile(directory / name)
         self._records = RecordWriter(self)
 
