@@ -21,8 +21,6 @@ TEXTS = ROOT.parent / "shared" / "data"
 if (TEXTS / "tiktoken-cache").is_dir():
     os.environ.setdefault("TIKTOKEN_CACHE_DIR", str(TEXTS / "tiktoken-cache"))
 
-os.environ.setdefault("OMP_NUM_THREADS", "1")  # models of this size only wait for a second thread
-
 the_hub()  # before any test imports huggingface_hub: no test ever asks the real one
 
 POEM = """The fog comes
