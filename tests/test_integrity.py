@@ -46,6 +46,8 @@ def test_what_is_no_zip_is_not_whole(tmp_path: Path, content: bytes) -> None:
     assert not is_whole_zip(tmp_path / "file")
 
 
-def test_what_cannot_be_read_is_not_whole(tmp_path: Path) -> None:
-    assert not is_whole_zip(tmp_path)
-    assert not is_whole_zip(tmp_path / "nothing")
+def test_of_what_cannot_be_read_nothing_is_said(tmp_path: Path) -> None:
+    """A disk that answers again in a moment must not cost a checkpoint."""
+    for path in (tmp_path, tmp_path / "nothing"):
+        with pytest.raises(OSError, match=r"directory"):
+            is_whole_zip(path)

@@ -236,17 +236,33 @@ def test_resume_refuses_what_would_change_the_training(gptlab: Command, workplac
 def test_a_run_that_fails_says_where_and_is_recorded(
     gptlab: Command, workplace: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    def fail(*_: object, **__: object) -> None:
+        raise ValueError("no such word")
+
+    monkeypatch.setattr("gptlab.training.callbacks.samples.generate", fail)
+    result = gptlab("train", *TINY, "run_dir=run")
+    assert result.status == 1
+    assert "failed at step 3: ValueError: no such word (traceback in run/train.log)" in result.err
+    assert "Traceback" not in result.out + result.err
+    assert summary(workplace / "run")["status"] == "failed"
+    assert "Traceback" in (workplace / "run" / "train.log").read_text()
+    assert "saved up to step 3" in result.out
+    monkeypatch.undo()
+    monkeypatch.chdir(workplace)
+    assert gptlab("train", "resume=run").status == 0
+    assert "no such word" in (workplace / "run" / "train.log").read_text(), "why it failed is still to be read"
+
+
+def test_a_picture_that_cannot_be_drawn_costs_no_run(
+    gptlab: Command, workplace: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def fail(*_: object) -> None:
         raise ValueError("no such colour")
 
     monkeypatch.setattr("gptlab.training.callbacks.curves.draw_curves", fail)
     result = gptlab("train", *TINY, "run_dir=run")
-    assert result.status == 1
-    assert "failed at step 6: ValueError: no such colour (traceback in run/train.log)" in result.err
-    assert "Traceback" not in result.out + result.err
-    assert summary(workplace / "run")["status"] == "failed"
-    assert "Traceback" in (workplace / "run" / "train.log").read_text()
-    assert (workplace / "run" / "checkpoints" / "last.ckpt").exists(), "a picture costs no checkpoint"
+    assert result.status == 0
+    assert "curves.png could not be drawn (no such colour)" in result.err
 
 
 def test_multirun_over_values_files_each_run_in_its_directory(gptlab: Command, workplace: Path) -> None:

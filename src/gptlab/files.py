@@ -2,8 +2,9 @@
 
 import json
 import os
+import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, Any
 
@@ -27,7 +28,7 @@ def whole_file(path: Path) -> Iterator[IO[bytes]]:
         with partial.open("wb") as file:
             yield file
             file.flush()
-            os.fsync(file.fileno())
+            to_disk(file.fileno())
         partial.replace(path)
     except BaseException:
         partial.unlink(missing_ok=True)
@@ -35,15 +36,39 @@ def whole_file(path: Path) -> Iterator[IO[bytes]]:
     sync_directory(path.parent)
 
 
+def to_disk(descriptor: int) -> None:
+    """Through all caches, that of the disk itself included, for which macOS wants to be asked by another name."""
+    if sys.platform == "darwin":
+        import fcntl
+
+        with suppress(OSError):  # not every file system has it
+            fcntl.fcntl(descriptor, fcntl.F_FULLFSYNC)
+            return
+    os.fsync(descriptor)
+
+
 def sync_directory(directory: Path) -> None:
-    """Make new names in a directory survive a power failure. Windows has no such thing, and keeps them without."""
-    if os.name == "nt":
+    """Make new names in a directory survive a power failure, where the system has a way to do so."""
+    with suppress(OSError):  # Windows opens no directory, and some file systems of others sync none
+        descriptor = os.open(directory, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+
+
+def give_name(file: Path, name: Path) -> None:
+    """Let a file have a second name, in place of what had it; where there are no links, instead of its first."""
+    if name.exists() and name.samefile(file):
         return
-    descriptor = os.open(directory, os.O_RDONLY)
+    link = name.with_name(name.name + PARTIAL)
+    link.unlink(missing_ok=True)
     try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+        os.link(file, link)
+    except OSError:
+        file.replace(name)
+    else:
+        link.replace(name)
 
 
 def write_whole(path: Path, content: str) -> None:

@@ -54,7 +54,26 @@ def test_ranks_that_lightning_launches_go_where_the_first_went(slurm: pytest.Mon
     assert run_of_this_job("mine", "default", COMMAND) == run
     (run / "summary.json").write_text(json.dumps({"job": job(COMMAND)}))  # the first rank's new session
     slurm.setenv("LOCAL_RANK", "1")
+    slurm.setenv("GPTLAB_RUN_DIR", str(run))
     assert run_of_this_job("mine", "default", COMMAND) == run
+    slurm.delenv("GPTLAB_GOES_ON")
+    assert run_of_this_job("mine", "default", COMMAND) is None, "it has begun a new one"
+
+
+def test_ranks_that_srun_starts_go_on_however_late_they_come(slurm: pytest.MonkeyPatch, workplace: Path) -> None:
+    slurm.setenv("SLURM_RESTART_COUNT", "1")
+    run = begin(workplace / "mine")  # the first rank's new session
+    slurm.setenv("SLURM_PROCID", "1")
+    assert run_of_this_job("mine", "default", COMMAND) == run
+
+
+def test_of_two_runs_of_one_command_the_unfinished_goes_on(slurm: pytest.MonkeyPatch, workplace: Path) -> None:
+    runs = [begin(workplace / "outputs" / "default" / name) for name in ("1", "2")]
+    slurm.setenv("SLURM_RESTART_COUNT", "1")
+    assert run_of_this_job(None, "default", COMMAND) == runs[1]
+    content = json.loads((runs[1] / "summary.json").read_text())
+    (runs[1] / "summary.json").write_text(json.dumps({**content, "status": "finished"}))
+    assert run_of_this_job(None, "default", COMMAND) == runs[0]
 
 
 def test_submitit_queues_its_own_jobs(slurm: pytest.MonkeyPatch) -> None:

@@ -19,6 +19,10 @@ RUN_CHECKPOINTS = ("best.ckpt", "last.ckpt", "previous.ckpt")
 WEIGHTS_PREFIX = "model."
 
 
+class DamagedError(UserError):
+    """A file is there and can be read, and does not hold what it should."""
+
+
 def is_run(directory: Path) -> bool:
     """Whether a directory holds a run's checkpoint."""
     return any((directory / "checkpoints" / name).is_file() for name in RUN_CHECKPOINTS)
@@ -93,22 +97,22 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
     """The content of a .ckpt file, verified and memory-mapped; only plain data and tensors are ever unpickled.
 
     Raises:
-        UserError: where it is not whole, or no checkpoint of gptlab's.
+        DamagedError: where it is not whole, or no checkpoint of gptlab's.
+        UserError: where it cannot be read.
     """
+    damaged = DamagedError(f"{path} is truncated, damaged, or no checkpoint")
     try:
-        path.open("rb").close()
+        if not is_whole_zip(path):
+            raise damaged
     except OSError as error:
         raise UserError(f"{path} cannot be read: {error.strerror or error}") from None
-    damaged = UserError(f"{path} is truncated, damaged, or no checkpoint")
-    if not is_whole_zip(path):
-        raise damaged
     try:
         with warnings.catch_warnings(action="ignore"):  # torch's, on what it is about to refuse
             checkpoint = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
     except Exception:  # torch reports a broken file in many ways, and a pickle of something else in more
         raise damaged from None
     if not isinstance(checkpoint, dict) or "gptlab" not in checkpoint or "state_dict" not in checkpoint:
-        raise UserError(f"{path} is a torch file, but no checkpoint of gptlab's")
+        raise DamagedError(f"{path} is a torch file, but no checkpoint of gptlab's")
     return checkpoint
 
 

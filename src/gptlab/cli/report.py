@@ -50,18 +50,23 @@ def shortened(path: Path) -> str:
 
 def _rows(summary: dict[str, Any], place: str) -> dict[str, str]:
     minutes, seconds = divmod(round(summary["seconds"]), 60)
-    best = f"{summary['best_val_loss']:.4f} at step {summary['best_step']:,}" if summary["best_val_loss"] else "none"
-    bits = summary["val_bits_per_byte"]
-    return {
+    rows = {
         summary["status"]: f"{summary['steps']:,} steps",
         "parameters": f"{summary['parameters']:,}",
         "tokens": f"{summary['tokens']:,}",
         "time": f"{minutes} min {seconds} s",
         "speed": f"{summary['tokens_per_second']:,.0f} tokens/s",
-        "train loss": f"{summary['train_loss']:.4f} nats per token",
-        "val loss": f"{summary['val_loss']:.4f} nats per token",
-        "best val loss": f"{best} (generate takes this one)",
-        "perplexity": f"{summary['val_perplexity']:.2f}",
-        "bits per byte": f"{bits:.4f}" if bits is not None else "not known: this tokenizer loses bytes",
-        "run directory": place,
     }
+    formats = {
+        "train loss": ("train_loss", "{:.4f} nats per token"),
+        "val loss": ("val_loss", "{:.4f} nats per token"),
+        "best val loss": ("best_val_loss", f"{{:.4f}} at step {summary['best_step'] or 0:,} (generate takes this one)"),
+        "perplexity": ("val_perplexity", "{:.2f}"),
+        "bits per byte": ("val_bits_per_byte", "{:.4f}"),
+    }
+    for name, (key, form) in formats.items():
+        if summary[key] is not None:
+            rows[name] = form.format(summary[key])
+    if summary["val_loss"] is not None and summary["val_bits_per_byte"] is None:
+        rows["bits per byte"] = "not known: this tokenizer loses bytes"
+    return {**rows, "run directory": place}

@@ -7,11 +7,12 @@ from typing import Any
 
 from gptlab import build
 from gptlab.build import Config
-from gptlab.checkpoint.run import newest_run, read_checkpoint
+from gptlab.checkpoint.run import DamagedError, newest_run, read_checkpoint
 from gptlab.cli.explain import command_line
 from gptlab.data.corpus import Corpus
 from gptlab.errors import UserError
-from gptlab.training.run_files import LAST, PREVIOUS, read_config, status
+from gptlab.files import give_name
+from gptlab.training.run_files import LAST, PREVIOUS, read_config, read_summary
 
 log = logging.getLogger("gptlab")
 
@@ -32,12 +33,14 @@ class Stored:
         steps: that are done in it.
         ours: what gptlab put into it (configuration, tokenizer, fingerprint of the text ...); empty without one.
         appended: lengths of the files that only grow, at its time.
+        complaints: about newer ones that are not whole.
     """
 
     checkpoint: Path | None
     steps: int
     ours: dict[str, Any]
     appended: dict[str, int]
+    complaints: tuple[str, ...] = ()
 
     @property
     def owes_validation(self) -> bool:
@@ -58,31 +61,41 @@ def run_to_resume(resume: str) -> Path:
 
 
 def stored(run_dir: Path) -> Stored:
-    """The newest state of a run that can be read; a damaged checkpoint makes room for the one before it.
+    """The newest state of a run that is whole: of last.ckpt, or else of the one before it.
 
     Raises:
-        UserError: where checkpoints are there, but none that can be read.
+        UserError: where checkpoints are there, but none that is whole; where one cannot be read, which may pass.
     """
-    complaints = []
-    directory = run_dir / "checkpoints"
+    complaints: list[str] = []
     for name in (LAST, PREVIOUS):
-        path = directory / name
+        path = run_dir / "checkpoints" / name
         if not path.is_file():
             continue
         try:
             content = read_checkpoint(path)
             appended = content["callbacks"]["Checkpoints"]["appended"]
-            found = Stored(directory / LAST, content["global_step"], content["gptlab"], appended)
-        except (UserError, KeyError, TypeError) as error:
-            complaints.append(str(error) if isinstance(error, UserError) else f"{path} is no checkpoint of a run")
-            continue
-        if complaints:
-            log.warning("%s: going on from %s, of step %d", complaints[0], name, found.steps)
-            path.replace(directory / LAST)  # or the next save would keep the damaged one in its place
-        return found
+            if not content["optimizer_states"]:
+                raise KeyError
+            return Stored(path, content["global_step"], content["gptlab"], appended, tuple(complaints))
+        except DamagedError as error:
+            complaints.append(str(error))
+        except (KeyError, TypeError):
+            complaints.append(f"{path} is no checkpoint that a run can go on from")
     if complaints:
         raise UserError(f"{'; '.join(complaints)}: nothing is left to go on from, start the run over")
     return NOTHING
+
+
+def mend(run_dir: Path, before: Stored) -> None:
+    """Make the checkpoint that a run goes on from its last one; a damaged one is put aside, under another name."""
+    last = run_dir / "checkpoints" / LAST
+    if before.checkpoint is None or before.checkpoint == last:
+        return
+    for complaint in before.complaints:
+        log.warning("%s: going on from %s, of step %d", complaint, before.checkpoint.name, before.steps)
+    if last.is_file():
+        last.replace(last.with_name(f"{LAST}.damaged"))
+    give_name(before.checkpoint, last)
 
 
 def resumed_config(run_dir: Path, before: Stored, composed: Config, overrides: list[str]) -> Config:
@@ -111,7 +124,7 @@ def resumed_config(run_dir: Path, before: Stored, composed: Config, overrides: l
     max_steps, steps = build.settings(config).max_steps, before.steps
     if steps > max_steps:
         raise UserError(f"max_steps={max_steps}: the run in {run_dir} has done {steps} steps already")
-    if steps == max_steps and status(run_dir) == "finished" and not before.owes_validation:
+    if steps == max_steps and read_summary(run_dir).get("status") == "finished" and not before.owes_validation:
         longer = command_line("train", resume=run_dir, max_steps=2 * steps)
         raise UserError(f"the run in {run_dir} has finished its {steps} steps; to go on beyond them: {longer}")
     return config

@@ -18,7 +18,7 @@ from gptlab.checkpoint import Loaded, load
 from gptlab.cli.compose import run_command
 from gptlab.cli.init_from import check_vocabulary, initial_model, starting_config
 from gptlab.cli.report import report, shortened
-from gptlab.cli.resume import NOTHING, Stored, check_same_text, resumed_config, run_to_resume, stored
+from gptlab.cli.resume import NEWEST, NOTHING, Stored, check_same_text, mend, resumed_config, run_to_resume, stored
 from gptlab.data.corpus import Corpus, GivenTokenizer, TokenizerRecipe, prepare
 from gptlab.data.windows import EveryTarget, WindowDataset, split
 from gptlab.settings import Settings
@@ -26,8 +26,8 @@ from gptlab.tokenizer import Tokenizer
 from gptlab.training import devices
 from gptlab.training.log import RunLog, show_pieces
 from gptlab.training.requeue import run_of_this_job
-from gptlab.training.run_dir import check_free, claimed, held, is_rank_zero, shared_by_ranks
-from gptlab.training.run_files import cut_back, write_config
+from gptlab.training.run_dir import check_free, claimed, forget_ranks, held, is_rank_zero, shared_by_ranks
+from gptlab.training.run_files import cut_back, read_summary, write_config
 
 if TYPE_CHECKING:
     import lightning as L
@@ -49,7 +49,11 @@ def train(cfg: DictConfig) -> int:
     run_log = RunLog(speaks=is_rank_zero())
     with ExitStack() as stack:
         stack.callback(run_log.close)
+        stack.callback(forget_ranks)
         resume_dir, before = _what_is_resumed(cfg, stack)
+        if resume_dir is not None and cfg.resume is None and read_summary(resume_dir).get("status") == "finished":
+            log.info("this job has been here before: its run in %s is finished", shortened(resume_dir))
+            return 0
         if resume_dir is not None:
             changes = list(HydraConfig.get().overrides.task) if cfg.resume is not None else []
             config = resumed_config(resume_dir, before, config, changes)
@@ -84,14 +88,15 @@ def train(cfg: DictConfig) -> int:
             new = partial(stack.enter_context, claimed(wanted, _experiment()))
             run_dir = shared_by_ranks(new, wanted=wanted)
         elif is_rank_zero():
+            mend(run_dir, before)
             cut_back(run_dir, before.appended)
         config = {**config, "run_dir": str(run_dir), "data": _absolute_paths(config["data"])}
         outcome = _fit(config, settings, hardware, rows, data, loaded, run_log, before)
         if is_rank_zero():
             samples = config["callbacks"].get("samples") or {}
             report(outcome, run_dir, prompt=samples.get("prompt") or _prompt(data))
-    if outcome.queue_again is not None:
-        outcome.queue_again()
+        if outcome.queue_again is not None:
+            outcome.queue_again()
     is_asked = is_rank_zero() or not outcome.is_shared  # or Lightning would kill the first rank for another's status
     return outcome.exit_status if is_asked else 0
 
@@ -106,10 +111,10 @@ def _what_is_resumed(cfg: DictConfig, stack: ExitStack) -> tuple[Path | None, St
         run_dir = run_to_resume(cfg.resume) if cfg.resume is not None else of_this_job
         assert run_dir is not None
         stack.enter_context(held(run_dir, key="resume"))
-        stored(run_dir)  # mends what is damaged, before other ranks look
         return run_dir
 
-    run_dir = shared_by_ranks(choose, wanted=None)
+    by_name = cfg.resume if cfg.resume != NEWEST else None  # which the first rank may have made another meanwhile
+    run_dir = shared_by_ranks(choose, wanted=str(of_this_job) if of_this_job is not None else by_name)
     return run_dir, stored(run_dir)
 
 

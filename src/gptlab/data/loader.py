@@ -1,5 +1,6 @@
 """Batches by number: global batch k is a pure function of (seed, k)."""
 
+import signal
 from collections.abc import Iterator
 from typing import Protocol
 
@@ -69,4 +70,18 @@ def load(batches: Batches, numbers: range, num_workers: int) -> Iterator[tuple[T
     """
     if num_workers == 0:
         return (batches[k] for k in numbers)
-    return iter(DataLoader(batches, batch_size=None, sampler=numbers, num_workers=num_workers))  # type: ignore[arg-type]
+    loader: DataLoader = DataLoader(
+        batches,  # type: ignore[arg-type]
+        batch_size=None,
+        sampler=numbers,
+        num_workers=num_workers,
+        worker_init_fn=_leave_signals_to_parent,
+    )
+    return iter(loader)
+
+
+def _leave_signals_to_parent(worker: int) -> None:
+    """A signal to the whole group of processes must not take the batch away that the last step waits for."""
+    for name in ("SIGINT", "SIGTERM", "SIGHUP", "SIGUSR1", "SIGUSR2"):
+        if hasattr(signal, name):
+            signal.signal(getattr(signal, name), signal.SIG_IGN)

@@ -1,7 +1,6 @@
 """Checkpoint files that are whole or not there."""
 
 import logging
-import os
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +8,7 @@ import torch
 from lightning.fabric.plugins import TorchCheckpointIO
 from lightning.fabric.utilities.types import _PATH
 
-from gptlab.files import PARTIAL, whole_file
+from gptlab.files import PARTIAL, give_name, to_disk, whole_file
 from gptlab.integrity import is_whole_zip
 from gptlab.training.run_files import LAST, PREVIOUS
 
@@ -47,22 +46,12 @@ def _save(checkpoint: dict[str, Any], final: Path) -> None:
         try:
             torch.save(checkpoint, file)
         except RuntimeError as error:  # what torch makes of a write that failed
+            if not isinstance(error.__context__, OSError) and "inline_container" not in str(error):
+                raise
             raise OSError(f"torch says: {str(error).splitlines()[0]}") from None
         file.flush()
-        os.fsync(file.fileno())
+        to_disk(file.fileno())
         if not is_whole_zip(final.with_name(final.name + PARTIAL)):
             raise OSError("what was written cannot be read back")
         if final.name == LAST and final.exists():
-            _keep(final, final.with_name(PREVIOUS))
-
-
-def _keep(file: Path, name: Path) -> None:
-    """Give a file a second name, in place of whatever had it; at no moment is it without one."""
-    link = name.with_name(name.name + PARTIAL)
-    link.unlink(missing_ok=True)
-    try:
-        os.link(file, link)
-    except OSError:  # a file system without links
-        file.replace(name)
-    else:
-        link.replace(name)
+            give_name(final, final.with_name(PREVIOUS))

@@ -31,8 +31,10 @@ def draw_curves(metrics_csv: Path, picture: Path) -> None:
     _draw_lines(perplexity_axes, metrics, "{:.1f}", lambda loss: np.exp(np.minimum(loss, 50.0)))
     perplexity_axes.set_title("perplexity")
     _log_scale(perplexity_axes)
+    steps, tokens = np.array(metrics["step"]), np.array(metrics["tokens"])
+    tokens_per_step = float(np.nanmax(tokens[steps > 0] / steps[steps > 0]))
     for axes in (loss_axes, perplexity_axes):
-        _finish(axes, tokens_per_step=metrics["tokens"][-1] / metrics["step"][-1])
+        _finish(axes, tokens_per_step=tokens_per_step)
     content = io.BytesIO()  # a full disk is for whole_file to see, and not for the many ways of a picture library
     figure.savefig(content, format="png")
     with whole_file(picture) as file:

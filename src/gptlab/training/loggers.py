@@ -168,6 +168,8 @@ class CSV(Logger):
 
     @rank_zero_only
     def log_metrics(self, metrics: dict[str, float], step: int | None = None) -> None:
+        if self._row and (step or 0) < self._row["step"]:  # of a callback that counts from 0
+            step = int(self._row["step"])
         if self._row and self._row["step"] != step:
             self._write_row()
         self._row = {**self._row, **metrics, "step": step or 0}
@@ -189,6 +191,7 @@ class CSV(Logger):
             self._columns = [*COLUMNS, *new]
             self._file.append(_line(self._columns, {name: name for name in self._columns}))
         elif new or is_there:
+            self._file.sync()
             rows = _rows(self.path)
             if is_there:
                 rows[-1] |= row
@@ -215,8 +218,12 @@ class CSV(Logger):
         if rows:
             self._rewrite(list(rows[0]), rows)
             self._resumed_at = step if int(rows[-1]["step"]) == step else None
-        else:
+        elif step == 0:
             self.path.unlink(missing_ok=True)
+        elif self.path.exists():
+            aside = self.path.with_name(f"{self.path.name}.damaged")
+            self.path.replace(aside)
+            log.warning("%s has no row that can be read: put aside as %s", self.path, aside.name)
 
     @rank_zero_only
     def finalize(self, status: str) -> None:

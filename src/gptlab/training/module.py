@@ -21,11 +21,12 @@ from torch.nn.utils import clip_grad_norm_
 from gptlab.objective import Batch, Loss, Objective
 from gptlab.tokenizer import Tokenizer
 from gptlab.training.clock import Clock
-from gptlab.training.stops import Interrupted, NonFiniteError
+from gptlab.training.nonfinite import NonFiniteGuard
+from gptlab.training.seeds import seed_step
+from gptlab.training.stops import Interrupted
 
 log = logging.getLogger("gptlab")
 
-MOST_SKIPPED = 10  # steps in a row
 RECENT_STEPS = 100  # what summary.json calls train_loss is the mean over the tokens of so many last steps
 
 
@@ -79,7 +80,7 @@ class TrainingModule(L.LightningModule):
         self._micro_batch_size = micro_batch_size
         self._max_steps = max_steps
         self._grad_clip = grad_clip
-        self._on_nonfinite = on_nonfinite
+        self.guard = NonFiniteGuard(on_nonfinite)
         self._val_bytes_per_token = val_bytes_per_token
 
         self.stop_requested = False  # set by the signal handler, obeyed at the end of the step, and in validation
@@ -87,8 +88,6 @@ class TrainingModule(L.LightningModule):
         self._all_stop = False  # whether a signal has come to any rank
         self._validated_step = 0
         self._loss = math.nan  # of the step under way, nats per token
-        self.n_skipped = 0
-        self._skipped_in_a_row = 0
         self.metrics: dict[str, float] = {}  # of the last step and the last validation
         self._grad_norm = math.nan
         self._tokens = 0
@@ -100,7 +99,7 @@ class TrainingModule(L.LightningModule):
     def training_step(self, batch: Batch, batch_idx: int) -> None:
         step = self.trainer.global_step  # optimizer steps done before this one
         self.clock.start_step()
-        _seed_device(_step_seed(self._seed, step, self.global_rank), self.device)
+        seed_step(self._seed, step, self.global_rank, self.device)
         optimizer = self.optimizers()
         assert isinstance(optimizer, LightningOptimizer)
         lr = self._set_lr(optimizer, step)
@@ -138,7 +137,7 @@ class TrainingModule(L.LightningModule):
                 "tokens": self._tokens,
                 "tokens_per_second": self.clock.recent_tokens_per_second,
                 "seconds": self.clock.seconds,
-                **({"skipped_steps": self.n_skipped} if self.n_skipped else {}),
+                **({"skipped_steps": self.guard.n_skipped} if self.guard.n_skipped else {}),
             },
         )
         if step + 1 >= self._max_steps:
@@ -159,27 +158,12 @@ class TrainingModule(L.LightningModule):
         parameters = list(self.model.parameters())
         limit = math.inf if self._grad_clip is None else self._grad_clip * scale
         self._grad_norm = float(clip_grad_norm_(parameters, limit)) / scale
-        leaves_it_to_scaler = getattr(self.trainer.precision_plugin, "scaler", None) is not None
-        if not math.isfinite(self._loss):
-            self._refuse(f"the loss is {self._loss}")
-        elif not math.isfinite(self._grad_norm) and not leaves_it_to_scaler:
-            self._refuse(f"the gradient norm is {self._grad_norm}, with a loss of {self._loss:.4g}")
-        else:
-            self._skipped_in_a_row = 0
+        has_scaler = getattr(self.trainer.precision_plugin, "scaler", None) is not None
+        norm = 0.0 if has_scaler else self._grad_norm  # a scaler makes gradients overflow, and leaves such steps out
+        if not self.guard.lets_pass(self.trainer.global_step, loss=self._loss, gradient_norm=norm):
+            for parameter in parameters:  # a step without gradients changes nothing
+                parameter.grad = parameter.grad.fill_(math.inf) if has_scaler and parameter.grad is not None else None
         self.weights_are_whole = False
-
-    def _refuse(self, what: str) -> None:
-        """Step with no gradients, which changes nothing, or raise NonFiniteError."""
-        step = self.trainer.global_step  # which is also the number of the batch
-        self.n_skipped += 1
-        self._skipped_in_a_row += 1
-        if self._on_nonfinite == "stop":
-            raise NonFiniteError(f"{what} in step {step + 1} (batch {step} of the run)")
-        if self._skipped_in_a_row > MOST_SKIPPED:
-            raise NonFiniteError(f"{what} in step {step + 1}, and {MOST_SKIPPED} steps before it were skipped for that")
-        log.warning("step %d is skipped: %s", step + 1, what)
-        for parameter in self.model.parameters():
-            parameter.grad = None
 
     def _gradient_scale(self, optimizer: torch.optim.Optimizer) -> float:
         """By how much the gradients are too large: a fused optimizer unscales in its own step, after this hook."""
@@ -274,7 +258,7 @@ class TrainingModule(L.LightningModule):
             "recent": [list(pair) for pair in self._recent],
             "clock": self.clock.state(),
             "metrics": dict(self.metrics),
-            "n_skipped": self.n_skipped,
+            "n_skipped": self.guard.n_skipped,
             "owes_validation": self.owes_validation,
         }
 
@@ -284,7 +268,7 @@ class TrainingModule(L.LightningModule):
         self._recent.extend((loss, tokens) for loss, tokens in ours["recent"])
         self.clock.load(ours["clock"])
         self.metrics.update(ours["metrics"])
-        self.n_skipped = ours["n_skipped"]
+        self.guard.n_skipped = ours["n_skipped"]
         step = checkpoint["global_step"]
         self._validated_step = -1 if ours["owes_validation"] else step
         _start_at(self.trainer, step)
@@ -307,28 +291,9 @@ def _start_at(trainer: L.Trainer, step: int) -> None:
     loop.manual_optimization.optim_step_progress.total.completed = step  # trainer.global_step
     loop.batch_progress.total.ready = step  # when to validate
     loop.batch_progress.total.completed = step
+    loop._batches_that_stepped = step  # by which callbacks of others count
 
 
 def _split(batch: Batch, rows: int) -> Iterator[Batch]:
     for start in range(0, len(batch[0]), rows):
         yield tuple(tensor[start : start + rows] for tensor in batch)
-
-
-def _seed_device(seed: int, device: torch.device) -> None:
-    """Seed the generators that dropout draws from.
-
-    `torch.manual_seed` seeds every kind of device; where CUDA is not in use it keeps a formatted stack for each call
-    instead, 1.7 ms and some kilobytes a step.
-    """
-    torch.default_generator.manual_seed(seed)
-    if device.type == "cuda":
-        torch.cuda.manual_seed(seed)
-    elif device.type == "mps":
-        torch.mps.manual_seed(seed)
-
-
-def _step_seed(seed: int, step: int, rank: int) -> int:
-    """Mixes three small numbers into one that is far from its neighbours' (splitmix64's constants)."""
-    mixed = (seed * 0x9E3779B97F4A7C15 + step * 0xBF58476D1CE4E5B9 + rank * 0x94D049BB133111EB) % 2**64
-    mixed ^= mixed >> 31
-    return mixed % 2**63

@@ -5,7 +5,6 @@ began it, in summary.json: where the same job comes by again with the same comma
 Shortly before the end SLURM sends SIGUSR1 or SIGUSR2 where it was asked to (`--signal=USR1@120`; submitit: SIGUSR2).
 """
 
-import json
 import logging
 import os
 import signal
@@ -14,15 +13,13 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from gptlab.training.run_dir import is_rank_zero
-from gptlab.training.run_files import SUMMARY
+from gptlab.training.run_dir import GOES_ON, HANDED_OVER, is_rank_zero
+from gptlab.training.run_files import read_summary
 
 log = logging.getLogger("gptlab")
 
 JOB_NUMBERS = ("SLURM_JOB_ID", "SUBMITIT_LOCAL_JOB_ID")
 STARTS = "SLURM_RESTART_COUNT"
-GOES_ON = "GPTLAB_GOES_ON"
-"""Environment variable with which rank 0 tells the ranks that it launches which run its job goes on with."""
 
 
 def job_number() -> str | None:
@@ -48,27 +45,30 @@ def run_of_this_job(wanted: str | None, experiment: str, command: list[str]) -> 
     mine = job(command)
     if mine is None:
         return None
-    if not is_rank_zero() and GOES_ON in os.environ:
-        return Path(os.environ[GOES_ON])
-    places = []
+    launched_by_rank_zero = not is_rank_zero() and HANDED_OVER in os.environ
+    if launched_by_rank_zero:
+        return Path(os.environ[GOES_ON]) if GOES_ON in os.environ else None
+    is_again = mine["starts"] not in (None, "0")
     if wanted is not None:
         places = [Path(wanted).expanduser().absolute()]
-    elif mine["starts"] not in (None, "0"):
-        places = sorted(Path("outputs", experiment).absolute().glob("*"), reverse=True)
-    for place in places:
-        began = _job_of(place)
-        has_run = [began.get(name) for name in ("number", "command")] == [mine["number"], command]
-        if has_run and (mine["starts"] is None or began["starts"] != mine["starts"]):  # or a rank beside us began it
-            os.environ[GOES_ON] = str(place)
-            return place
-    return None
+    else:
+        places = sorted(Path("outputs", experiment).absolute().glob("*"), reverse=True) if is_again else []
+    found = [place for place in places if _is_of(mine, place, is_again=is_again)]
+    unfinished = [place for place in found if read_summary(place).get("status") != "finished"]
+    if not found:
+        return None
+    os.environ[GOES_ON] = str((unfinished or found)[0])
+    return Path(os.environ[GOES_ON])
 
 
-def _job_of(run_dir: Path) -> dict[str, Any]:
-    try:
-        return json.loads((run_dir / SUMMARY).read_text(encoding="utf-8"))["job"] or {}
-    except (OSError, ValueError, KeyError, TypeError):
-        return {}
+def _is_of(mine: dict[str, Any], place: Path, *, is_again: bool) -> bool:
+    """Whether a run was begun by this job, in an earlier start: the first rank may just have begun one in this."""
+    began = read_summary(place).get("job") or {}
+    if any(began.get(name) != mine[name] for name in ("number", "command")):
+        return False
+    if not is_rank_zero():
+        return is_again
+    return mine["starts"] is None or began["starts"] != mine["starts"]
 
 
 def signals() -> list[int]:

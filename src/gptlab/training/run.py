@@ -4,6 +4,7 @@ import logging
 import math
 import platform
 import signal
+import sys
 import traceback
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -24,7 +25,7 @@ from gptlab.training.checkpoint_io import WholeFileCheckpointIO
 from gptlab.training.log import RunLog
 from gptlab.training.loggers import TensorBoard
 from gptlab.training.module import TrainingModule
-from gptlab.training.run_files import BEST, LAST, SUMMARY
+from gptlab.training.run_files import BEST, LAST, PREVIOUS, SUMMARY, read_summary
 from gptlab.training.stops import Interrupted, NonFiniteError
 
 log = logging.getLogger("gptlab")
@@ -33,6 +34,8 @@ WHAT_HELPS = (
     "what usually helps is a lower optimizer.lr, a longer schedule.warmup_steps or a grad_clip; "
     "on_nonfinite=skip leaves such a step out, trainer.detect_anomaly=true names the operation"
 )
+NOT_OF_THE_STEPS = {"run_dir", "status", "best_checkpoint", "last_checkpoint", "job", "versions"}
+SKIPPING, NO_CHANGE = {"on_nonfinite": "skip"}, dict[str, str]()
 EXIT_STATUS = {"finished": 0, "failed": 1}  # interrupted: 128 + the signal
 PACKAGES = ("gptlab", "torch", "lightning", "numpy", "tiktoken")
 
@@ -76,15 +79,18 @@ def run(
     Ctrl-C, SIGTERM and a terminal that is closed let the step that is under way finish, and save it. A second Ctrl-C
     leaves at once. `command` is by what a cluster's job knows its run again.
     """
+    before = _known_before(summarise(trainer, module, run_dir, command), run_dir)
     if trainer.is_global_zero:
-        write_json(run_dir / SUMMARY, summarise(trainer, module, run_dir, command, status="running"))
+        write_json(run_dir / SUMMARY, {**before, "status": "running"})
     if resume_from is None:
         for logger in trainer.loggers:
             if isinstance(logger, TensorBoard):
                 logger.log_config(flat_config)
     signals = StopOnSignal(signal.SIGINT, *END_OF_PROCESS, *requeue.signals())
+    trainer.callbacks.sort(key=lambda c: not isinstance(c, Checkpoints))  # type: ignore[attr-defined]  # before accidents
     trainer.callbacks.insert(0, signals)  # type: ignore[attr-defined]
-    failure, is_shared, going_on = None, True, {}
+    trainer._signal_connector.register_signal_handlers = lambda: None  # type: ignore[method-assign]  # Lightning's own end a process with status 0
+    failure, is_shared, going_on = None, True, NO_CHANGE
     with signals.answer():
         try:
             trainer.fit(module, datamodule=data, ckpt_path=resume_from, weights_only=True)
@@ -92,13 +98,14 @@ def run(
         except (Interrupted, KeyboardInterrupt, SystemExit):  # Lightning turns the second Ctrl-C into an exit
             status = "interrupted"
         except NonFiniteError as error:
-            status, failure, going_on = "failed", f"{error}; {WHAT_HELPS}", {"on_nonfinite": "skip"}
+            status, failure, going_on = "failed", f"{error}; {_checkpoints(run_dir)}; {WHAT_HELPS}", SKIPPING
         except Exception as error:
             status, failure, is_shared = "failed", f"{type(error).__name__}: {error}".splitlines()[0], False
-            run_log.file_only(traceback.format_exc())
+            _tell_of_accident(trainer, run_log)
         if failure is None and (unsaved := _unsaved(trainer)) is not None:
             status, failure = "failed" if status == "finished" else status, unsaved
-        summary = summarise(trainer, module, run_dir, command, status=status)
+        now = summarise(trainer, module, run_dir, command) if signals.has_begun or status == "finished" else before
+        summary = {**now, "status": status}
         if trainer.is_global_zero:
             try:
                 write_json(run_dir / SUMMARY, summary)
@@ -118,28 +125,55 @@ def run(
     )
 
 
+def _known_before(summary: dict[str, Any], run_dir: Path) -> dict[str, Any]:
+    """A session's summary before its first step: with the numbers that the one before it has left."""
+    saved_step = _saved_step(run_dir)
+    earlier = read_summary(run_dir) if saved_step is not None else {}
+    known = {name: earlier[name] for name in summary.keys() - NOT_OF_THE_STEPS if name in earlier}
+    return {**summary, **known, "steps": max(known.get("steps", 0), saved_step or 0)}
+
+
 def _unsaved(trainer: L.Trainer) -> str | None:
     """Why the newest state of the run is not on the disk; None where it is."""
     checkpoint_io = trainer.strategy.checkpoint_io
     return checkpoint_io.failures.get(LAST) if isinstance(checkpoint_io, WholeFileCheckpointIO) else None
 
 
-def _saved_step(run_dir: Path) -> int | None:
-    path = run_dir / "checkpoints" / LAST
-    return torch.load(path, weights_only=True, mmap=True)["global_step"] if path.exists() else None
+def _saved_step(run_dir: Path, name: str = LAST) -> int | None:
+    """Of a checkpoint; None where there is none that can be read."""
+    try:
+        return torch.load(run_dir / "checkpoints" / name, weights_only=True, mmap=True)["global_step"]
+    except Exception:  # torch reports a broken file in many ways
+        return None
 
 
-def summarise(
-    trainer: L.Trainer, module: TrainingModule, run_dir: Path, command: list[str], *, status: str
-) -> dict[str, Any]:
-    """The content of summary.json; what is not known yet is null."""
+def _checkpoints(run_dir: Path) -> str:
+    """In words, for a run that went wrong behind them."""
+    steps = {name: _saved_step(run_dir, name) for name in (LAST, PREVIOUS)}
+    are = [f"checkpoints/{name} is of step {step}" for name, step in steps.items() if step is not None]
+    return ", ".join(are) or "there was no checkpoint yet"
+
+
+def _tell_of_accident(trainer: L.Trainer, run_log: RunLog) -> None:
+    """The traceback to train.log, where a person looks for it; other ranks have none."""
+    if trainer.is_global_zero:
+        run_log.file_only(traceback.format_exc())
+        launcher = trainer.strategy.launcher
+        if launcher is not None:  # or the ranks that this one has launched would wait for it, with their memory
+            launcher.kill(signal.SIGKILL)
+    else:
+        print(f"rank {trainer.global_rank}: {traceback.format_exc()}", file=sys.stderr)
+
+
+def summarise(trainer: L.Trainer, module: TrainingModule, run_dir: Path, command: list[str]) -> dict[str, Any]:
+    """The content of summary.json but for the status; what is not known yet is null."""
     checkpoints = next((c for c in trainer.callbacks if isinstance(c, Checkpoints)), None)  # type: ignore[attr-defined]
     metrics = module.metrics
     best, last = run_dir / "checkpoints" / BEST, run_dir / "checkpoints" / LAST
     has_best = checkpoints is not None and math.isfinite(checkpoints.best_val_loss)
     return {
         "run_dir": str(run_dir),
-        "status": status,
+        "status": None,
         "steps": trainer.global_step,
         "tokens": module.n_tokens,
         "seconds": round(module.clock.seconds, 3),
@@ -151,7 +185,7 @@ def summarise(
         "val_bits_per_byte": _finite(metrics.get("val/bits_per_byte")),
         "best_val_loss": checkpoints.best_val_loss if checkpoints is not None and has_best else None,
         "best_step": checkpoints.best_step if checkpoints is not None else None,
-        "skipped_steps": module.n_skipped,
+        "skipped_steps": module.guard.n_skipped,
         "best_checkpoint": str(best) if best.exists() else None,
         "last_checkpoint": str(last) if last.exists() else None,
         "job": requeue.job(command),

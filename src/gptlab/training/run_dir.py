@@ -15,8 +15,8 @@ from gptlab.training.run_files import CONFIG
 
 log = logging.getLogger("gptlab")
 
-HANDED_OVER = "GPTLAB_RUN_DIR"
-"""Environment variable with which rank 0 tells the ranks that it launches where the run lies."""
+HANDED_OVER, GOES_ON = "GPTLAB_RUN_DIR", "GPTLAB_GOES_ON"
+"""Environment variables with which rank 0 tells the ranks that it launches where the run lies, and that it goes on."""
 
 WRITTEN_BY_A_RUN = (
     CONFIG,
@@ -135,6 +135,12 @@ def _make_new(directory: Path) -> Path:
             candidate = directory.with_name(f"{directory.name}-{number}")
         else:
             return candidate
+
+
+def forget_ranks() -> None:
+    """Behind a run: the next one in this process has ranks, and a directory, of its own."""
+    for name in (HANDED_OVER, GOES_ON):
+        os.environ.pop(name, None)
 
 
 def shared_by_ranks(choose: Callable[[], Path], *, wanted: str | None) -> Path:

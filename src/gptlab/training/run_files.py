@@ -9,12 +9,13 @@ from typing import Any
 import yaml
 
 from gptlab.files import PARTIAL, write_whole
+from gptlab.training.log import TRAIN_LOG
 
 CONFIG, SUMMARY = "config.yaml", "summary.json"
 LAST, PREVIOUS, BEST = "last.ckpt", "previous.ckpt", "best.ckpt"
 SEAL = "# unchanged since the run wrote it: "
 
-APPENDED = ("train.log", "events.out.tfevents.*")
+APPENDED = (TRAIN_LOG, "events.out.tfevents.*")
 """What grows by records that do not say of which step they are; metrics.csv's do."""
 
 
@@ -37,17 +38,25 @@ def _checksum(text: str) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
-def status(run_dir: Path) -> str | None:
-    """How the newest session ended, by summary.json; None where that does not say."""
+def read_summary(run_dir: Path) -> dict[str, Any]:
+    """The content of summary.json; nothing where it cannot be read."""
     try:
-        return json.loads((run_dir / SUMMARY).read_text(encoding="utf-8"))["status"]
-    except (OSError, ValueError, KeyError, TypeError):
-        return None
+        content = json.loads((run_dir / SUMMARY).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return content if isinstance(content, dict) else {}
 
 
 def appended_sizes(run_dir: Path) -> dict[str, int]:
     """How long the files are that only grow: with this in a checkpoint, what is written later can be cut off."""
     return {path.name: path.stat().st_size for pattern in APPENDED for path in run_dir.glob(pattern)}
+
+
+def _traceback(log: Path, start: int) -> bytes:
+    """What a log has, behind a place, of why the run failed: that is still to be read."""
+    later = log.read_bytes()[start:]
+    begin = later.find(b"Traceback (most recent call last)")
+    return later[later.rfind(b"\n", 0, begin) + 1 :] if begin >= 0 else b""
 
 
 def cut_back(run_dir: Path, sizes: dict[str, int]) -> None:
@@ -56,6 +65,9 @@ def cut_back(run_dir: Path, sizes: dict[str, int]) -> None:
         if path.name not in sizes:
             path.unlink()
         elif path.stat().st_size > sizes[path.name]:
+            why = _traceback(path, sizes[path.name]) if path.name == TRAIN_LOG else b""
             os.truncate(path, sizes[path.name])
+            with path.open("ab") as file:
+                file.write(why)
     for leftover in [*run_dir.glob(f"*{PARTIAL}"), *run_dir.glob(f"checkpoints/*{PARTIAL}")]:
         leftover.unlink()

@@ -33,13 +33,22 @@ class Checkpoints(L.Callback):
         self.best_step: int | None = None
         self._saved: tuple[int, bool] | None = None  # step, and whether its validation was still to come
 
-    def on_fit_start(self, trainer: L.Trainer, module: L.LightningModule) -> None:
+    def on_sanity_check_start(self, trainer: L.Trainer, module: L.LightningModule) -> None:
+        self._has_begun(trainer, module)
+
+    def on_train_start(self, trainer: L.Trainer, module: L.LightningModule) -> None:
+        self._has_begun(trainer, module)
+
+    def _has_begun(self, trainer: L.Trainer, module: L.LightningModule) -> None:
+        """All that a checkpoint holds is restored by now; before, what is there must not be saved over it."""
         assert isinstance(module, TrainingModule)
-        self._saved = (trainer.global_step, module.owes_validation)  # what a resumed run comes from, or nothing yet
+        if self._saved is None:
+            self._saved = (trainer.global_step, module.owes_validation)
 
     def on_train_batch_end(self, trainer: L.Trainer, module: L.LightningModule, *_: Any) -> None:
         assert isinstance(module, TrainingModule)
-        if trainer.global_step % self.save_every == 0 and not module.owes_validation:
+        is_due = trainer.global_step % self.save_every == 0 or trainer.global_step >= trainer.max_steps
+        if is_due and not module.owes_validation:
             self._save_last(trainer, module)
 
     def on_validation_end(self, trainer: L.Trainer, module: L.LightningModule) -> None:
@@ -60,11 +69,11 @@ class Checkpoints(L.Callback):
 
     def _save_last(self, trainer: L.Trainer, module: TrainingModule) -> None:
         saved = (trainer.global_step, module.owes_validation)
-        if saved != self._saved:
-            self._saved = saved
+        if self._saved is not None and saved != self._saved:
             for logger in trainer.loggers:  # what is logged of this step is on disk before the step counts as done
                 logger.save()
             trainer.save_checkpoint(self.directory / LAST, weights_only=False)
+            self._saved = saved
             module.clock.pause()
 
     def _saves_best(self, trainer: L.Trainer) -> bool:

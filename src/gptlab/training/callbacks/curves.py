@@ -45,6 +45,6 @@ class Curves(L.Callback):
             logger.save()  # the row of this very step
         try:
             draw_curves(self.directory / "metrics.csv", self.directory / "curves.png")
-        except OSError as error:
-            log.warning("curves.png could not be drawn (%s)", error.strerror or error)
+        except Exception as error:  # a full disk, or numbers of a callback that nobody thought of: no run ends by it
+            log.warning("curves.png could not be drawn (%s)", str(error).splitlines()[0])
         self._last = time.monotonic()

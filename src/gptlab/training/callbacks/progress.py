@@ -3,6 +3,7 @@
 import logging
 import sys
 import time
+from contextlib import suppress
 from typing import Any
 
 import lightning as L
@@ -53,7 +54,8 @@ class ProgressLine(L.Callback):
         step, metrics = trainer.global_step, module.metrics
         if self._bar is not None:
             now = f"loss {metrics['train/loss']:.3f}  {metrics['tokens_per_second']:,.0f} tokens/s"
-            self._bar.update(self._task, completed=step, now=now)
+            with suppress(OSError):  # a terminal that was closed
+                self._bar.update(self._task, completed=step, now=now)
         elif time.monotonic() - self._last_line >= self.every_seconds:
             self._last_line = time.monotonic()
             eta = (trainer.max_steps - step) * metrics["tokens"] / step / max(metrics["tokens_per_second"], 1e-9)
@@ -84,7 +86,8 @@ class ProgressLine(L.Callback):
 
     def _stop(self) -> None:
         if self._bar is not None:
-            self._bar.stop()
+            with suppress(OSError):
+                self._bar.stop()
             self._bar = None
 
 

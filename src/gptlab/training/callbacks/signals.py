@@ -1,7 +1,6 @@
 """Ctrl-C, SIGTERM and a cluster's signals end a run at the end of its step."""
 
 import signal
-import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -33,7 +32,12 @@ class StopOnSignal(L.Callback):
         self.received: int | None = None
         self.before: dict[int, Any] = {}
         self._received_at = 0.0
-        self._module: TrainingModule | None = None  # while it can be asked to stop
+        self._module: TrainingModule | None = None  # which can be asked to stop, once it has begun
+
+    @property
+    def has_begun(self) -> bool:
+        """Whether the run got as far as its first step, or the validation before it."""
+        return self._module is not None
 
     @contextmanager
     def answer(self) -> Iterator[None]:
@@ -61,9 +65,5 @@ class StopOnSignal(L.Callback):
         self.on_train_start(trainer, module)
 
     def on_train_start(self, trainer: L.Trainer, module: L.LightningModule) -> None:
-        """Lightning has put handlers of its own in front, which would end the process with status 0."""
         assert isinstance(module, TrainingModule)
         self._module = module
-        if threading.current_thread() is threading.main_thread():  # no other may install handlers
-            for number in self.numbers:
-                signal.signal(number, self)

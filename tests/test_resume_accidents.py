@@ -1,0 +1,170 @@
+"""What could make a resume lose what it was to go on from."""
+
+import errno
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import lightning as L
+import pytest
+import torch
+import yaml
+
+from conftest import TINY, Result
+from same_run import read, rows, summary
+
+Command = Callable[..., Result]
+
+
+class Accident(L.Callback):
+    """Raises in one hook."""
+
+    def __init__(self, *, hook: str) -> None:
+        setattr(self, hook, self._raise)
+
+    def _raise(self, *_: object, **__: object) -> None:
+        raise RuntimeError("a callback of one's own")
+
+
+ACCIDENT = "+callbacks.accident={_target_: test_resume_accidents.Accident, hook: %s}"
+
+
+@pytest.fixture
+def run(gptlab: Command, workplace: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A run of 6 steps, with last.ckpt of step 6 and previous.ckpt of step 3."""
+    monkeypatch.syspath_prepend(str(Path(__file__).parent))
+    assert gptlab("train", *TINY, "run_dir=run").status == 0
+    return workplace / "run"
+
+
+def steps(run: Path) -> dict[str, int]:
+    return {path.name: read(path)["global_step"] for path in (run / "checkpoints").glob("*t.ckpt")}
+
+
+@pytest.mark.parametrize("hook", ["setup", "on_fit_start"])
+def test_what_fails_before_all_is_restored_saves_nothing(gptlab: Command, run: Path, hook: str) -> None:
+    before = {path: path.read_bytes() for path in (run / "checkpoints").iterdir()}
+    for _ in range(2):
+        result = gptlab("train", "resume=run", "max_steps=9", ACCIDENT % hook)
+        assert result.status == 1
+        assert "a callback of one's own" in result.err
+    assert {path: path.read_bytes() for path in (run / "checkpoints").iterdir()} == before
+    result = gptlab("train", "resume=run", "+callbacks.accident=null")
+    assert result.status == 0, result.err
+    assert summary(run)["steps"] == 9
+
+
+def test_a_checkpoint_without_the_optimizer_is_none_to_go_on_from(gptlab: Command, run: Path) -> None:
+    (run / "checkpoints" / "best.ckpt").replace(run / "checkpoints" / "last.ckpt")
+    result = gptlab("train", "resume=run", "max_steps=9")
+    assert result.status == 0, result.err
+    assert "last.ckpt is no checkpoint that a run can go on from: going on from previous.ckpt, of step 3" in result.err
+
+
+def test_the_one_before_is_taken_where_the_last_is_gone(gptlab: Command, run: Path) -> None:
+    (run / "checkpoints" / "last.ckpt").unlink()
+    result = gptlab("train", "resume=run", "max_steps=9")
+    assert result.status == 0, result.err
+    assert "going on from step 3 of 9" in result.out
+    assert steps(run)["last.ckpt"] == 9
+
+
+def test_a_damaged_one_is_reported_and_put_aside(gptlab: Command, run: Path) -> None:
+    last = run / "checkpoints" / "last.ckpt"
+    last.write_bytes(last.read_bytes()[:-1000])
+    refused = gptlab("train", "resume=run", "optimizer.lr=1")
+    assert refused.status == 2
+    assert sorted(path.name for path in last.parent.iterdir()) == ["best.ckpt", "last.ckpt", "previous.ckpt"]
+    result = gptlab("train", "resume=run", "max_steps=9", "save_every=9")
+    assert result.status == 0, result.err
+    assert "last.ckpt is truncated, damaged, or no checkpoint: going on from previous.ckpt, of step 3" in result.err
+    assert steps(run) == {"last.ckpt": 9, "best.ckpt": steps(run)["best.ckpt"]}
+    assert read(run / "checkpoints" / "previous.ckpt")["global_step"] == 3
+    assert (run / "checkpoints" / "last.ckpt.damaged").exists()
+    assert list(run.rglob("*.tmp")) == []
+
+
+def test_a_disk_that_cannot_read_for_a_moment_costs_no_checkpoint(
+    gptlab: Command, run: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(path: Path) -> bool:
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    with monkeypatch.context() as patch:
+        patch.setattr("gptlab.checkpoint.run.is_whole_zip", fail)
+        result = gptlab("train", "resume=run", "max_steps=9")
+    assert result.status == 2
+    assert "last.ckpt cannot be read: Input/output error" in result.err
+    assert gptlab("train", "resume=run", "max_steps=9").status == 0
+    assert steps(run)["last.ckpt"] == 9
+
+
+def test_a_config_that_somebody_changed_is_not_what_was_trained(gptlab: Command, run: Path) -> None:
+    config = run / "config.yaml"
+    config.write_text(config.read_text().replace("weight_decay: 0.1", "weight_decay: 0.9"))
+    result = gptlab("train", "resume=run", "max_steps=9")
+    assert result.status == 0, result.err
+    assert "config.yaml is not as the run wrote it" in result.err
+    assert yaml.safe_load(config.read_text())["optimizer"]["weight_decay"] == 0.1
+
+
+def test_a_run_without_validation_saves_its_last_step(gptlab: Command, workplace: Path) -> None:
+    result = gptlab("train", *TINY, "run_dir=run", "trainer.limit_val_batches=0", "max_steps=5")
+    assert result.status == 0, result.err
+    assert read(workplace / "run" / "checkpoints" / "last.ckpt")["global_step"] == 5
+
+
+class LogsOnItsOwn(L.Callback):
+    """As Lightning's own callbacks do: by Lightning's counter, which begins at 0."""
+
+    def on_train_batch_start(self, trainer: L.Trainer, *_: object) -> None:
+        self._log(trainer)
+
+    def on_train_batch_end(self, trainer: L.Trainer, *_: object) -> None:
+        self._log(trainer)
+
+    def _log(self, trainer: L.Trainer) -> None:
+        for logger in trainer.loggers:
+            logger.log_metrics({"own": 1.0}, step=trainer.fit_loop.epoch_loop._batches_that_stepped)
+
+
+def test_numbers_of_other_callbacks_disturb_neither_rows_nor_picture(gptlab: Command, run: Path) -> None:
+    result = gptlab(
+        "train", "resume=run", "max_steps=9", "+callbacks.own={_target_: test_resume_accidents.LogsOnItsOwn}"
+    )
+    assert result.status == 0, result.err
+    assert "curves.png" not in result.err
+    assert [int(row["step"]) for row in rows(run)] == list(range(1, 10))
+    assert [bool(row["own"]) for row in rows(run)] == [False] * 5 + [True] * 4
+
+
+@pytest.mark.parametrize("policy", ["stop", "skip"])
+def test_a_loss_that_is_no_number_is_not_stepped_with(
+    gptlab: Command, workplace: Path, monkeypatch: pytest.MonkeyPatch, policy: str
+) -> None:
+    from gptlab.objective.next_token import NextToken
+
+    original = NextToken.__call__
+    calls = []
+
+    def odd(self: NextToken, model: torch.nn.Module, batch: tuple) -> object:
+        loss = original(self, model, batch)
+        calls.append(model.training)
+        if sum(calls) == 5 and model.training:
+            loss.sum.data.fill_(float("nan"))
+            return type(loss)(loss.sum * float("nan"), loss.count, loss.metrics)
+        return loss
+
+    monkeypatch.setattr(NextToken, "__call__", odd)
+    result = gptlab("train", *TINY, "run_dir=run", f"on_nonfinite={policy}")
+    if policy == "stop":
+        assert result.status == 1
+        assert "the loss is nan in step 5 (batch 4 of the run); checkpoints/last.ckpt is of step 3" in result.err
+        assert "resume=run on_nonfinite=skip" in result.out
+        assert steps(workplace / "run")["last.ckpt"] == 3
+    else:
+        assert result.status == 0, result.err
+        assert "step 5 is skipped: the loss is nan" in result.err
+        assert summary(workplace / "run")["skipped_steps"] == 1
+    for path in (workplace / "run" / "checkpoints").glob("*.ckpt"):
+        assert all(tensor.isfinite().all() for tensor in read(path)["state_dict"].values())
