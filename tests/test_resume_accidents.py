@@ -2,6 +2,7 @@
 
 import errno
 import os
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -82,6 +83,68 @@ def test_a_damaged_one_is_reported_and_put_aside(gptlab: Command, run: Path) -> 
     assert read(run / "checkpoints" / "previous.ckpt")["global_step"] == 3
     assert (run / "checkpoints" / "last.ckpt.damaged").exists()
     assert list(run.rglob("*.tmp")) == []
+
+
+def test_a_checkpoint_of_another_run_is_refused_by_name(gptlab: Command, run: Path, workplace: Path) -> None:
+    assert gptlab("train", *TINY, "run_dir=other", "model.d_model=32").status == 0
+    last = run / "checkpoints" / "last.ckpt"
+    last.write_bytes((workplace / "other" / "checkpoints" / "last.ckpt").read_bytes())
+    before = (run / "metrics.csv").read_bytes()
+    result = gptlab("train", "resume=run", "max_steps=9")
+    assert result.status == 2
+    assert "is of another run: its model.d_model is 32, and 16 in config.yaml" in result.err
+    assert (run / "metrics.csv").read_bytes() == before
+
+
+def test_the_newest_run_is_the_one_begun_last_though_it_saved_nothing(gptlab: Command, workplace: Path) -> None:
+    for name in ("a", "b"):
+        assert gptlab("train", *TINY, f"run_dir=outputs/{name}").status == 0
+    shutil.rmtree(workplace / "outputs" / "b" / "checkpoints")
+    (workplace / "outputs" / "a" / "checkpoints" / "x.ckpt").symlink_to("nowhere")
+    result = gptlab("train", "resume=last")
+    assert result.status == 0, result.err
+    assert "run directory outputs/b" in result.out
+    assert summary(workplace / "outputs" / "b")["steps"] == 6
+
+
+class StopsEarly(L.Callback):
+    """As Lightning's EarlyStopping does."""
+
+    def on_train_batch_end(self, trainer: L.Trainer, *_: object) -> None:
+        trainer.should_stop = trainer.global_step == 4
+
+
+def test_a_run_that_a_callback_ends_is_saved_up_to_its_end(gptlab: Command, run: Path) -> None:
+    stops = "+callbacks.stops={_target_: test_resume_accidents.StopsEarly}"
+    assert gptlab("train", *TINY, "run_dir=early", "max_steps=9", stops).status == 0
+    assert read(run.with_name("early") / "checkpoints" / "last.ckpt")["global_step"] == 4
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda content: b"\xef\xbb\xbf" + content,
+        lambda content: content + b"\0" * 300_000,
+        lambda content: content + "\u00b2,1\n".encode(),
+    ],
+    ids=["byte order mark", "zeros behind it", "digits that are none"],
+)
+def test_rows_survive_what_others_do_to_their_file(
+    gptlab: Command, run: Path, change: Callable[[bytes], bytes]
+) -> None:
+    (run / "metrics.csv").write_bytes(change((run / "metrics.csv").read_bytes()))
+    result = gptlab("train", "resume=run", "max_steps=9")
+    assert result.status == 0, result.err
+    assert [int(row["step"]) for row in rows(run)] == list(range(1, 10))
+
+
+def test_rows_that_cannot_be_read_are_put_aside(gptlab: Command, run: Path) -> None:
+    content = (run / "metrics.csv").read_text().replace(",", ";")
+    (run / "metrics.csv").write_text(content)
+    result = gptlab("train", "resume=run", "max_steps=9")
+    assert result.status == 0, result.err
+    assert "has no row that can be read: put aside as metrics.csv.damaged" in result.err
+    assert (run / "metrics.csv.damaged").read_text() == content
 
 
 def test_a_disk_that_cannot_read_for_a_moment_costs_no_checkpoint(

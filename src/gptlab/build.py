@@ -39,7 +39,7 @@ GROUPS = ("data", "tokenizer", "model", "objective", "optimizer", "schedule", "t
 LATE_GROUPS = {"logger", "callbacks"}
 
 TRAINER_IS_OURS = {
-    *("max_steps", "min_steps", "max_epochs", "min_epochs", "limit_train_batches", "overfit_batches"),
+    *("max_steps", "min_steps", "max_epochs", "min_epochs", "max_time", "limit_train_batches", "overfit_batches"),
     *("val_check_interval", "check_val_every_n_epoch", "num_sanity_val_steps", "log_every_n_steps"),
     *("gradient_clip_val", "gradient_clip_algorithm", "accumulate_grad_batches", "use_distributed_sampler"),
     *("logger", "callbacks", "plugins", "default_root_dir", "enable_checkpointing", "enable_progress_bar"),

@@ -42,6 +42,8 @@ class Settings:
             raise ValueError(f"seed={self.seed} must lie in [0, 2^63)")
         if self.run_dir == "" or self.resume == "":
             raise ValueError("run_dir and resume name a directory: null, or a path that is not empty")
+        if self.run_dir == "last":
+            raise ValueError("run_dir=last cannot be told from resume=last, the newest run: choose another name")
         if self.init_from == "":
             raise ValueError("init_from= is empty: null, a run, a Hugging Face directory, or a Hub id such as gpt2")
         if self.on_nonfinite not in ("stop", "skip"):

@@ -10,6 +10,11 @@ from types import FrameType
 END_OF_PROCESS = [getattr(signal, name) for name in ("SIGTERM", "SIGHUP") if hasattr(signal, name)]  # Windows lacks one
 
 
+def unanswered(*numbers: int) -> list[int]:
+    """Those that would end the process: whoever has an answer to a signal has a reason, as nohup and submitit."""
+    return [number for number in numbers if signal.getsignal(number) == signal.SIG_DFL]
+
+
 @contextmanager
 def answering(*numbers: int, by: Callable[[int, FrameType | None], None]) -> Iterator[None]:
     """Within the block these signals call `by`; in a thread that is not the main one nothing changes."""

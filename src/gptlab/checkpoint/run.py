@@ -87,7 +87,7 @@ def find_checkpoint(run_dir: Path) -> Path:
 
 def newest_run(outputs: Path) -> Path:
     """The run directory whose checkpoint was written last."""
-    checkpoints = list(outputs.glob("**/checkpoints/*.ckpt"))
+    checkpoints = [path for path in outputs.glob("**/checkpoints/*.ckpt") if path.is_file()]
     if not checkpoints:
         raise UserError(f"there is no run under {outputs}/ yet: train one first, or name one with checkpoint=<path>")
     return max(checkpoints, key=lambda path: path.stat().st_mtime).parents[1]

@@ -1,18 +1,19 @@
 """`resume=<run directory>`: the run's own configuration, with the few changes that leave what it trains alone."""
 
 import logging
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from gptlab import build
 from gptlab.build import Config
-from gptlab.checkpoint.run import DamagedError, newest_run, read_checkpoint
+from gptlab.checkpoint.run import DamagedError, read_checkpoint
 from gptlab.cli.explain import command_line
 from gptlab.data.corpus import Corpus
 from gptlab.errors import UserError
 from gptlab.files import give_name
-from gptlab.training.run_files import LAST, PREVIOUS, read_config, read_summary
+from gptlab.training.run_files import BEST, CONFIG, LAST, PREVIOUS, read_config, read_summary
 
 log = logging.getLogger("gptlab")
 
@@ -53,11 +54,22 @@ NOTHING = Stored(None, 0, {}, {})
 def run_to_resume(resume: str) -> Path:
     """The run directory that `resume=` names. Raises UserError where there is none."""
     if resume == NEWEST:
-        return newest_run(Path("outputs")).absolute()
+        return _newest_begun(Path("outputs")).absolute()
     run_dir = Path(resume).expanduser().absolute()
     if not any(run_dir.joinpath(name).exists() for name in ("config.yaml", "checkpoints")):
         raise UserError(f"resume={resume} is no run directory: neither config.yaml nor checkpoints/ are in it")
     return run_dir
+
+
+def _newest_begun(outputs: Path) -> Path:
+    """The run that was begun, went on, or saved last: also one that was killed before it could save."""
+    times: dict[Path, float] = {}
+    for config in outputs.glob(f"**/{CONFIG}"):
+        marks = [config, *(config.parent / "checkpoints" / name for name in (LAST, PREVIOUS, BEST))]
+        times[config.parent] = max(path.stat().st_mtime for path in marks if path.is_file())
+    if not times:
+        raise UserError(f"resume={NEWEST}: there is no run under {outputs}/ yet")
+    return max(times, key=lambda run_dir: times[run_dir])
 
 
 def stored(run_dir: Path) -> Stored:
@@ -111,6 +123,7 @@ def resumed_config(run_dir: Path, before: Stored, composed: Config, overrides: l
         UserError: where it is finished, or where an override would change what is trained.
     """
     config = {**composed, **_own_config(run_dir, before)}  # a run of before there was some setting gets today's value
+    _check_same_run(config, before)
     for override in overrides:
         key = override.partition("=")[0].lstrip("+~")
         if key == "resume":
@@ -141,6 +154,28 @@ def _own_config(run_dir: Path, before: Stored) -> Config:
         log.warning("config.yaml is not as the run wrote it: going on with the configuration in %s", before.checkpoint)
         config = dict(before.ours["config"])
     return config
+
+
+def _check_same_run(config: Config, before: Stored) -> None:
+    """Raises UserError where a checkpoint was put there that another configuration has made."""
+    theirs = dict(_settings(before.ours.get("config", {})))
+    for key, value in _settings(config):
+        if key in theirs and theirs[key] != value:
+            raise UserError(
+                f"{before.checkpoint} is of another run: its {key} is {theirs[key]}, and {value} in config.yaml"
+            )
+
+
+def _settings(config: Config, prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Dotted keys and values of what cannot change in a run."""
+    for name, value in config.items():
+        key = prefix + name
+        if key in CHANGEABLE_KEYS or key in CHANGEABLE_GROUPS or key in ("run_dir", "resume"):
+            continue
+        if isinstance(value, dict):
+            yield from _settings(value, f"{key}.")
+        else:
+            yield key, value
 
 
 def _copy(path: list[str], source: Config, target: Config) -> None:

@@ -22,6 +22,7 @@ from gptlab.cli.resume import NEWEST, NOTHING, Stored, check_same_text, mend, re
 from gptlab.data.corpus import Corpus, GivenTokenizer, TokenizerRecipe, prepare
 from gptlab.data.windows import EveryTarget, WindowDataset, split
 from gptlab.settings import Settings
+from gptlab.signals import END_OF_PROCESS, answering, leave, unanswered
 from gptlab.tokenizer import Tokenizer
 from gptlab.training import devices
 from gptlab.training.log import RunLog, show_pieces
@@ -48,6 +49,7 @@ def train(cfg: DictConfig) -> int:
     config = build.resolve(cfg)
     run_log = RunLog(speaks=is_rank_zero())
     with ExitStack() as stack:
+        stack.enter_context(answering(*unanswered(*END_OF_PROCESS), by=leave))  # until there are steps to finish
         stack.callback(run_log.close)
         stack.callback(forget_ranks)
         resume_dir, before = _what_is_resumed(cfg, stack)

@@ -5,8 +5,10 @@ import io
 import logging
 import math
 import os
+import re
 import socket
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
@@ -235,11 +237,12 @@ def _rows(path: Path) -> list[dict[str, str]]:
     """Of a metrics.csv, whatever a crash has left of it: a row that is not whole is none."""
     if not path.exists():
         return []
-    with path.open(newline="", encoding="utf-8", errors="replace") as file:
-        reader = csv.DictReader(file)
-        return [
-            row for row in reader if None not in row and None not in row.values() and (row.get("step") or "").isdigit()
-        ]
+    rows = []
+    with path.open(newline="", encoding="utf-8-sig", errors="replace") as file, suppress(csv.Error):
+        for row in csv.DictReader(file):
+            if None not in row and None not in row.values() and re.fullmatch("[0-9]+", row.get("step", "")):
+                rows.append(row)
+    return rows
 
 
 def _line(columns: list[str], row: dict[str, str]) -> bytes:

@@ -60,6 +60,12 @@ class Checkpoints(L.Callback):
         if step > 0 and (step % self.save_every == 0 or step >= trainer.max_steps):
             self._save_last(trainer, module)
 
+    def on_train_end(self, trainer: L.Trainer, module: L.LightningModule) -> None:
+        """Where something else than the number of steps has ended the run, such as a callback for early stopping."""
+        assert isinstance(module, TrainingModule)
+        if trainer.global_step > 0:
+            self._save_last(trainer, module)
+
     def on_exception(self, trainer: L.Trainer, module: L.LightningModule, exception: BaseException) -> None:
         """Of an accident, other ranks know nothing: they would wait for this one, or it for them."""
         assert isinstance(module, TrainingModule)

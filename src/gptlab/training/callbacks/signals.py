@@ -9,7 +9,7 @@ from typing import Any
 
 import lightning as L
 
-from gptlab.signals import END_OF_PROCESS, answering
+from gptlab.signals import END_OF_PROCESS, answering, leave
 from gptlab.training.module import TrainingModule
 
 ONE_PRESS = 0.3
@@ -48,7 +48,7 @@ class StopOnSignal(L.Callback):
 
     def __call__(self, number: int, frame: FrameType | None) -> None:
         answer = self.before[number]
-        if number in END_OF_PROCESS and answer != signal.SIG_DFL:
+        if number in END_OF_PROCESS and answer not in (signal.SIG_DFL, leave):
             if callable(answer):
                 answer(number, frame)
             return
