@@ -28,6 +28,7 @@ SIGNALS = max(4, KILLS // 10)
 KILLS_OF_TWO_RANKS = max(2, KILLS // 20)
 SEED = int(os.environ.get("GPTLAB_SEED", random.randrange(10**6)))
 KILLS_OF_A_RUN = 20
+SIGNALS_OF_A_RUN = 5  # which lose no step, so that it is soon done
 
 SAVE_EVERY = 5
 RUN = (
@@ -216,30 +217,34 @@ def test_stopped_by_signals_a_run_ends_as_the_undisturbed_one(
 ) -> None:
     reference = undisturbed(RUN)
     chance, figures, began = random.Random(SEED), Figures(), time.monotonic()
-    run = new_run(tmp_path)
-    for _ in range(SIGNALS):
-        (moment,) = chance.choices(["start-up", "training", "save"], weights=[1, 2, 2])
-        attempt = Attempt.begin(run, RUN)
-        if not reach(moment, attempt, chance, reference.start_up):
-            break
-        attempt.process.send_signal(number)
-        ended = attempt.end()
-        if ended == 0:  # it came behind the last step
-            break
-        if moment == "start-up":
-            assert ended in (status, -number), attempt.output.read_text()
-        else:
-            assert ended == status, attempt.output.read_text()
-            assert summary(run)["status"] == "interrupted"
-            assert "resume=run" in attempt.output.read_text()
-        note(figures, moment, run, save_every=0)
-    finish(run, RUN, reference)
+    while figures.stops < SIGNALS:
+        run = new_run(tmp_path / str(figures.stops))
+        goal = min(SIGNALS, figures.stops + SIGNALS_OF_A_RUN)
+        while figures.stops < goal:
+            (moment,) = chance.choices(["start-up", "training", "save"], weights=[1, 2, 2])
+            attempt = Attempt.begin(run, RUN)
+            if not reach(moment, attempt, chance, reference.start_up):
+                break
+            attempt.process.send_signal(number)
+            ended = attempt.end()
+            if summary_status(run) == "finished":  # it came behind the last step
+                break
+            assert ended == status or (moment == "start-up" and ended == -number), attempt.output.read_text()
+            if moment != "start-up":
+                assert summary_status(run) == "interrupted"
+                assert "resume=run" in attempt.output.read_text()
+            note(figures, moment, run, save_every=0)
+        finish(run, RUN, reference)
     tell(capfd, f"{signal.Signals(number).name}: {figures}", began)
+
+
+def summary_status(run: Path) -> str | None:
+    return summary(run)["status"] if (run / "summary.json").exists() else None
 
 
 def finish(run: Path, command: tuple[str, ...], reference: Undisturbed) -> None:
     """Let it train to its end."""
-    if not (run / "summary.json").exists() or summary(run)["status"] != "finished":
+    if summary_status(run) != "finished":
         attempt = Attempt.begin(run, command)
         assert attempt.end() == 0, attempt.output.read_text()
     assert summary(run)["status"] == "finished"
