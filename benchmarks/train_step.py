@@ -27,7 +27,8 @@ from gptlab.model.attention.fused import FusedAttention
 from gptlab.objective.next_token import NextToken
 from gptlab.tokenizer.char import CharTokenizer
 from gptlab.training.log import quiet_lightning
-from gptlab.training.loggers import CSV, TensorBoard
+from gptlab.training.loggers.metrics_csv import CSV
+from gptlab.training.loggers.tensorboard import TensorBoard
 from gptlab.training.module import TrainingModule
 from gptlab.training.optimizers import adamw
 

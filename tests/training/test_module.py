@@ -19,7 +19,7 @@ from gptlab.model.attention.fused import FusedAttention
 from gptlab.objective.next_token import NextToken
 from gptlab.tokenizer.char import CharTokenizer
 from gptlab.training.log import quiet_lightning
-from gptlab.training.loggers import CSV, read_metrics
+from gptlab.training.loggers.metrics_csv import CSV, read_metrics
 from gptlab.training.module import TrainingModule
 from gptlab.training.optimizers import adamw
 

@@ -3,7 +3,6 @@
 import logging
 from collections.abc import Iterator
 from contextlib import ExitStack
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,18 +16,17 @@ from gptlab import build
 from gptlab.checkpoint import Loaded, load
 from gptlab.cli.compose import run_command
 from gptlab.cli.init_from import check_vocabulary, initial_model, starting_config
+from gptlab.cli.prepared_data import PreparedData, prepare_data
 from gptlab.cli.report import report, shortened
 from gptlab.cli.resume import NEWEST, NOTHING, Stored, check_same_text, mend, resumed_config, run_to_resume, stored
-from gptlab.data.corpus import Corpus, GivenTokenizer, TokenizerRecipe, prepare
-from gptlab.data.windows import EveryTarget, WindowDataset, split
 from gptlab.settings import Settings
 from gptlab.signals import END_OF_PROCESS, answering, leave, unanswered
 from gptlab.tokenizer import Tokenizer
 from gptlab.training import devices
-from gptlab.training.log import RunLog, show_pieces
+from gptlab.training.log import RunLog
 from gptlab.training.requeue import run_of_this_job
 from gptlab.training.run_dir import check_free, claimed, forget_ranks, held, is_rank_zero, shared_by_ranks
-from gptlab.training.run_files import cut_back, read_summary, write_config
+from gptlab.training.run_files import LAST, cut_back, read_summary, write_config
 
 if TYPE_CHECKING:
     import lightning as L
@@ -78,8 +76,7 @@ def train(cfg: DictConfig) -> int:
             config = starting_config(loaded, config, list(HydraConfig.get().overrides.task))
             build.check(config, trains_tokenizer=tokenizer is None)
 
-        log.info("preparing the text")
-        data = _prepare_data(config, settings, tokenizer)
+        data = prepare_data(config, settings, tokenizer)
         if loaded is not None:
             check_vocabulary(loaded, data.corpus.tokenizer)
         if before.checkpoint is not None:
@@ -96,7 +93,7 @@ def train(cfg: DictConfig) -> int:
         outcome = _fit(config, settings, hardware, rows, data, loaded, run_log, before)
         if is_rank_zero():
             samples = config["callbacks"].get("samples") or {}
-            report(outcome, run_dir, prompt=samples.get("prompt") or _prompt(data))
+            report(outcome, run_dir, prompt=samples.get("prompt") or data.prompt())
         if outcome.queue_again is not None:
             outcome.queue_again()
     is_asked = is_rank_zero() or not outcome.is_shared  # or Lightning would kill the first rank for another's status
@@ -141,36 +138,6 @@ def _rehearse(config: build.Config, settings: Settings, hardware: devices.Hardwa
             callback.rehearse(build.model(one_layer, build.STAND_IN_VOCABULARY), tokenizer)
 
 
-@dataclass(frozen=True)
-class PreparedData:
-    """A corpus, and the two parts that it is cut into."""
-
-    corpus: Corpus
-    train: WindowDataset
-    val: EveryTarget
-
-
-def _prepare_data(config: build.Config, settings: Settings, tokenizer: Tokenizer | None) -> PreparedData:
-    """The tokens of the text, by a tokenizer that came with weights, or by one that is trained on it."""
-    knobs = build.data_settings(config)
-    source = build.source(config)
-    recipe = TokenizerRecipe(*build.tokenizer_class(config)) if tokenizer is None else GivenTokenizer(tokenizer)
-    corpus = prepare(source, recipe, cache_dir=knobs.cache_dir, progress=show_pieces)
-    train_windows, val_windows = split(
-        corpus.tokens,
-        context_length=settings.context_length,
-        stride=knobs.stride if knobs.stride is not None else settings.context_length,
-        val_fraction=knobs.val_fraction,
-        name=source.name,
-    )
-    log.info(
-        "%s: %s tokens (%s for validation), vocabulary %s",
-        *(source.name, f"{len(corpus.tokens):,}", f"{len(val_windows.tokens):,}"),
-        f"{corpus.tokenizer.vocab_size:,}",
-    )
-    return PreparedData(corpus, train_windows, val_windows)
-
-
 def _trainer(
     config: build.Config, settings: Settings, hardware: devices.Hardware, *, validates_first: bool = False
 ) -> "L.Trainer":
@@ -213,6 +180,7 @@ def _module(
     from gptlab.training.module import TrainingModule
 
     tokenizer = data.corpus.tokenizer
+    validates_all = config["trainer"].get("limit_val_batches", 1.0) == 1.0
     torch.manual_seed(settings.seed)
     return TrainingModule(
         model=initial_model(loaded, config) if loaded is not None else build.model(config, tokenizer.vocab_size),
@@ -227,7 +195,7 @@ def _module(
         max_steps=settings.max_steps,
         grad_clip=settings.grad_clip,
         on_nonfinite=settings.on_nonfinite,
-        val_bytes_per_token=_bytes_per_token(data) if config["trainer"].get("limit_val_batches", 1.0) == 1.0 else None,
+        val_bytes_per_token=data.val_bytes_per_token if validates_all else None,
     )
 
 
@@ -244,7 +212,8 @@ def _fit(
     """Build what the configuration describes, and run it."""
     from gptlab.data.module import WindowDataModule
     from gptlab.training.device_check import check_device
-    from gptlab.training.loggers import CSV, TensorBoard
+    from gptlab.training.loggers.metrics_csv import CSV
+    from gptlab.training.loggers.tensorboard import TensorBoard
     from gptlab.training.run import run
 
     run_dir = Path(config["run_dir"])
@@ -288,21 +257,8 @@ def _fit(
         flat_config=dict(_flat(config)),
         command=list(HydraConfig.get().overrides.task),
         run_log=run_log,
-        resume_from=before.checkpoint,
+        resume_from=run_dir / "checkpoints" / LAST if before.checkpoint is not None else None,
     )
-
-
-def _bytes_per_token(data: PreparedData) -> float | None:
-    """Of the validation targets: all tokens but the first."""
-    lengths = data.corpus.tokenizer.byte_lengths
-    return None if lengths is None else data.val.n_bytes(lengths) / (len(data.val.tokens) - 1)
-
-
-def _prompt(data: PreparedData) -> str:
-    """Words that this run's tokenizer is sure to know, for the command to paste."""
-    from gptlab.training.callbacks.samples import first_words
-
-    return data.corpus.tokenizer.decode(first_words(data.val.tokens, data.corpus.tokenizer))
 
 
 def _experiment() -> str:

@@ -23,7 +23,7 @@ from gptlab.training.callbacks.checkpoints import Checkpoints
 from gptlab.training.callbacks.signals import StopOnSignal
 from gptlab.training.checkpoint_io import WholeFileCheckpointIO
 from gptlab.training.log import RunLog
-from gptlab.training.loggers import TensorBoard
+from gptlab.training.loggers.tensorboard import TensorBoard
 from gptlab.training.module import TrainingModule
 from gptlab.training.run_files import BEST, LAST, PREVIOUS, SUMMARY, read_summary
 from gptlab.training.stops import Interrupted, NonFiniteError

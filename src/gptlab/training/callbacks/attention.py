@@ -14,7 +14,7 @@ from gptlab.inspection.tokens import visible
 from gptlab.model import GPT
 from gptlab.tokenizer import Tokenizer
 from gptlab.training.callbacks.samples import encoded_prompt, first_words
-from gptlab.training.loggers import TensorBoard
+from gptlab.training.loggers.tensorboard import TensorBoard
 from gptlab.training.module import TrainingModule
 
 log = logging.getLogger("gptlab")

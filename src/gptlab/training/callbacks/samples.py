@@ -13,7 +13,7 @@ from gptlab.errors import UserError
 from gptlab.generation.decoding import generate
 from gptlab.generation.sampling import make_sampler
 from gptlab.tokenizer import Tokenizer
-from gptlab.training.loggers import TensorBoard
+from gptlab.training.loggers.tensorboard import TensorBoard
 from gptlab.training.module import TrainingModule
 
 log = logging.getLogger("gptlab")

@@ -1,0 +1,1 @@
+"""Where numbers go, one file each, all straight in the run directory."""
