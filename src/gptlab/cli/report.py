@@ -16,19 +16,19 @@ log = logging.getLogger("gptlab")
 
 def report(outcome: "Outcome", run_dir: Path, *, prompt: str) -> None:
     """Say how the run went, and print the next commands ready to paste."""
-    summary, place = outcome.summary, shortened(run_dir)
-    going_on = command_line("train", resume=place, **outcome.going_on)
-    if outcome.failure is not None:
-        where = "" if outcome.is_shared else f" (traceback in {place}/train.log)"
-        log.error("failed at step %d: %s%s", summary["steps"], outcome.failure, where)
-    if summary["status"] == "finished":
+    summary, place, end = outcome.summary, shortened(run_dir), outcome.end
+    going_on = command_line("train", resume=place, **end.going_on)
+    if end.failure is not None:
+        where = "" if end.is_shared else f" (traceback in {place}/train.log)"
+        log.error("failed at step %d: %s%s", summary["steps"], end.failure, where)
+    if end.status == "finished":
         log.info("")
         for name, value in _rows(summary, place).items():
             log.info("  %-14s %s", name, value)
         going_on = command_line("train", resume=place, max_steps=2 * summary["steps"])
     else:
         saved = "nothing was saved yet" if outcome.saved_step is None else f"saved up to step {outcome.saved_step:,}"
-        log.info("%s at step %s, %s; to go on:", summary["status"], f"{summary['steps']:,}", saved)
+        log.info("%s at step %s, %s; to go on:", end.status, f"{summary['steps']:,}", saved)
         log.info("  %s", going_on)
     if summary["last_checkpoint"] is None:
         return
@@ -37,7 +37,7 @@ def report(outcome: "Outcome", run_dir: Path, *, prompt: str) -> None:
     log.info("  %s", command_line("generate", checkpoint=place, prompt=prompt))
     log.info("  %s", command_line("inspect", checkpoint=place, prompt=prompt))
     log.info("  tensorboard --logdir %s", "outputs" if Path(place).parts[:1] == ("outputs",) else shlex.quote(place))
-    if summary["status"] == "finished":
+    if end.status == "finished":
         log.info("  %s", going_on)
         log.info("  %s", command_line("export", checkpoint=place, to="my-model"))
 

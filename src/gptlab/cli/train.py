@@ -96,7 +96,9 @@ def train(cfg: DictConfig) -> int:
             report(outcome, run_dir, prompt=samples.get("prompt") or data.prompt())
         if outcome.queue_again is not None:
             outcome.queue_again()
-    is_asked = is_rank_zero() or not outcome.is_shared  # or Lightning would kill the first rank for another's status
+    is_asked = (
+        is_rank_zero() or not outcome.end.is_shared
+    )  # or Lightning would kill the first rank for another's status
     return outcome.exit_status if is_asked else 0
 
 
@@ -230,16 +232,7 @@ def _fit(
     if is_rank_zero():
         write_config(run_dir, config)  # first of all files: by it a run is known, however early it is killed
         run_log.open(run_dir)
-        n_parameters = sum(parameter.numel() for parameter in module.model.parameters())
-        ranks = f"{hardware.n_ranks} x {hardware.accelerator}" if hardware.n_ranks > 1 else hardware.accelerator
-        if before.checkpoint is not None:
-            log.info("going on from step %s of %s", f"{before.steps:,}", f"{settings.max_steps:,}")
-        elif loaded is not None:
-            log.info(
-                "starting from %s, with %s of its %s positions (context_length)",
-                *(loaded.name, f"{module.model.context_length:,}", f"{loaded.model.context_length:,}"),
-            )
-        log.info("%s parameters on %s, precision %s", f"{n_parameters:,}", ranks, hardware.precision)
+        _announce(module, settings, hardware, loaded, before)
         log.info("run directory %s", shortened(run_dir))
     if settings.check_device and hardware.accelerator == "mps":
         check_device(module.model, module.objective, data.train.batch(np.arange(min(rows, len(data.train)))), hardware)
@@ -259,6 +252,22 @@ def _fit(
         run_log=run_log,
         resume_from=run_dir / "checkpoints" / LAST if before.checkpoint is not None else None,
     )
+
+
+def _announce(
+    module: "TrainingModule", settings: Settings, hardware: devices.Hardware, loaded: Loaded | None, before: Stored
+) -> None:
+    """What is trained, from where, and on what."""
+    n_parameters = sum(parameter.numel() for parameter in module.model.parameters())
+    ranks = f"{hardware.n_ranks} x {hardware.accelerator}" if hardware.n_ranks > 1 else hardware.accelerator
+    if before.checkpoint is not None:
+        log.info("going on from step %s of %s", f"{before.steps:,}", f"{settings.max_steps:,}")
+    elif loaded is not None:
+        log.info(
+            "starting from %s, with %s of its %s positions (context_length)",
+            *(loaded.name, f"{module.model.context_length:,}", f"{loaded.model.context_length:,}"),
+        )
+    log.info("%s parameters on %s, precision %s", f"{n_parameters:,}", ranks, hardware.precision)
 
 
 def _experiment() -> str:

@@ -7,7 +7,7 @@ import signal
 import sys
 import traceback
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
@@ -35,31 +35,43 @@ WHAT_HELPS = (
     "on_nonfinite=skip leaves such a step out, trainer.detect_anomaly=true names the operation"
 )
 NOT_OF_THE_STEPS = {"run_dir", "status", "best_checkpoint", "last_checkpoint", "job", "versions"}
-SKIPPING, NO_CHANGE = {"on_nonfinite": "skip"}, dict[str, str]()
 EXIT_STATUS = {"finished": 0, "failed": 1}  # interrupted: 128 + the signal
 PACKAGES = ("gptlab", "torch", "lightning", "numpy", "tiktoken")
 
 
 @dataclass(frozen=True)
-class Outcome:
-    """How a run ended.
+class End:
+    """How training ended.
 
     Attributes:
-        summary: the content of summary.json.
-        exit_status: of the process.
+        status: finished, interrupted or failed.
         failure: in one line; None where there was none.
         is_shared: whether all ranks have ended like this, at the same step.
-        saved_step: of last.ckpt; None where there is none.
         going_on: what `resume=` needs besides, for the run to get further.
-        queue_again: has the cluster start this job again, once the run is out of hand; None where it shall not.
     """
 
+    status: str
+    failure: str | None = None
+    is_shared: bool = True
+    going_on: dict[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What is left of a run when it has ended.
+
+    Attributes:
+        end: how it ended.
+        summary: the content of summary.json.
+        exit_status: of the process.
+        saved_step: of last.ckpt; None where there is none.
+        queue_again: has the cluster start this job again; None where it shall not.
+    """
+
+    end: End
     summary: dict[str, Any]
     exit_status: int
-    failure: str | None
-    is_shared: bool
     saved_step: int | None
-    going_on: dict[str, str]
     queue_again: Callable[[], None] | None
 
 
@@ -86,43 +98,65 @@ def run(
         for logger in trainer.loggers:
             if isinstance(logger, TensorBoard):
                 logger.log_config(flat_config)
-    signals = StopOnSignal(signal.SIGINT, *END_OF_PROCESS, *requeue.signals())
-    trainer.callbacks.sort(key=lambda c: not isinstance(c, Checkpoints))  # type: ignore[attr-defined]  # before accidents
-    trainer.callbacks.insert(0, signals)  # type: ignore[attr-defined]
-    trainer._signal_connector.register_signal_handlers = lambda: None  # type: ignore[method-assign]  # Lightning's own end a process with status 0
-    failure, is_shared, going_on = None, True, NO_CHANGE
+    signals = _take_signals(trainer)
     with signals.answer():
-        try:
-            trainer.fit(module, datamodule=data, ckpt_path=resume_from, weights_only=True)
-            status = "finished"
-        except (Interrupted, KeyboardInterrupt, SystemExit):  # Lightning turns the second Ctrl-C into an exit
-            status = "interrupted"
-        except NonFiniteError as error:
-            status, failure, going_on = "failed", f"{error}; {_checkpoints(run_dir)}; {WHAT_HELPS}", SKIPPING
-        except Exception as error:
-            status, failure, is_shared = "failed", f"{type(error).__name__}: {error}".splitlines()[0], False
-            _tell_of_accident(trainer, run_log)
-        if failure is None and (unsaved := _unsaved(trainer)) is not None:
-            status, failure = "failed" if status == "finished" else status, unsaved
-        now = summarise(trainer, module, run_dir, command) if signals.has_begun or status == "finished" else before
-        summary = {**now, "status": status}
+        end = _train(trainer, module, data, run_dir, run_log, resume_from)
+        has_begun = signals.has_begun or end.status == "finished"
+        summary = {**(summarise(trainer, module, run_dir, command) if has_begun else before), "status": end.status}
         if trainer.is_global_zero:
             try:
                 write_json(run_dir / SUMMARY, summary)
             except OSError as error:
-                status, failure = "failed", failure or f"{run_dir / SUMMARY} cannot be written: {error.strerror}"
+                end = replace(end, status="failed", failure=end.failure or f"{error.filename}: {error.strerror}")
     number = signals.received or signal.SIGINT
-    again = status == "interrupted" and number in requeue.signals()
     handler = signals.before.get(number)
+    is_queued_again = end.status == "interrupted" and number in requeue.signals()
     return Outcome(
-        summary={**summary, "status": status},
-        exit_status=128 + number if status == "interrupted" else EXIT_STATUS[status],
-        failure=failure,
-        is_shared=is_shared,
+        end=end,
+        summary=summary,
+        exit_status=128 + number if end.status == "interrupted" else EXIT_STATUS[end.status],
         saved_step=_saved_step(run_dir),
-        going_on=going_on,
-        queue_again=partial(requeue.requeue, number, handler if callable(handler) else None) if again else None,
+        queue_again=partial(requeue.requeue, number, handler if callable(handler) else None)
+        if is_queued_again
+        else None,
     )
+
+
+def _take_signals(trainer: L.Trainer) -> StopOnSignal:
+    """Ours instead of Lightning's, which would end the process with status 0; checkpoints before what may fail."""
+    signals = StopOnSignal(signal.SIGINT, *END_OF_PROCESS, *requeue.signals())
+    callbacks: list[L.Callback] = trainer.callbacks  # type: ignore[attr-defined]
+    callbacks.sort(key=lambda callback: not isinstance(callback, Checkpoints))
+    callbacks.insert(0, signals)
+    trainer._signal_connector.register_signal_handlers = lambda: None  # type: ignore[method-assign]
+    return signals
+
+
+def _train(
+    trainer: L.Trainer,
+    module: TrainingModule,
+    data: L.LightningDataModule,
+    run_dir: Path,
+    run_log: RunLog,
+    resume_from: Path | None,
+) -> End:
+    try:
+        trainer.fit(module, datamodule=data, ckpt_path=resume_from, weights_only=True)
+        end = End("finished")
+    except (Interrupted, KeyboardInterrupt, SystemExit):  # Lightning turns the second Ctrl-C into an exit
+        end = End("interrupted")
+    except NonFiniteError as error:
+        failure = f"{error}; {_checkpoints(run_dir)}; {WHAT_HELPS}"
+        return End("failed", failure, going_on={"on_nonfinite": "skip"})
+    except Exception as error:
+        _tell_of_accident(trainer, run_log)
+        return End("failed", f"{type(error).__name__}: {error}".splitlines()[0], is_shared=False)
+    checkpoint_io = trainer.strategy.checkpoint_io
+    assert isinstance(checkpoint_io, WholeFileCheckpointIO)
+    unsaved = checkpoint_io.failures.get(LAST)  # the newest state of the run is not on the disk
+    if unsaved is not None:
+        return End("failed" if end.status == "finished" else end.status, unsaved)
+    return end
 
 
 def _known_before(summary: dict[str, Any], run_dir: Path) -> dict[str, Any]:
@@ -131,12 +165,6 @@ def _known_before(summary: dict[str, Any], run_dir: Path) -> dict[str, Any]:
     earlier = read_summary(run_dir) if saved_step is not None else {}
     known = {name: earlier[name] for name in summary.keys() - NOT_OF_THE_STEPS if name in earlier}
     return {**summary, **known, "steps": max(known.get("steps", 0), saved_step or 0)}
-
-
-def _unsaved(trainer: L.Trainer) -> str | None:
-    """Why the newest state of the run is not on the disk; None where it is."""
-    checkpoint_io = trainer.strategy.checkpoint_io
-    return checkpoint_io.failures.get(LAST) if isinstance(checkpoint_io, WholeFileCheckpointIO) else None
 
 
 def _saved_step(run_dir: Path, name: str = LAST) -> int | None:
