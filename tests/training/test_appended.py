@@ -1,6 +1,8 @@
 """Files that grow lose nothing where they cannot be written for a while, and never hold half of a record."""
 
 import errno
+import logging
+from collections.abc import Iterator
 from io import FileIO
 from pathlib import Path
 
@@ -9,21 +11,30 @@ import pytest
 from gptlab.training.appended import AppendedFile, log
 
 
-def test_records_wait_until_there_is_a_place_for_them(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(log, "propagate", True)
-    caplog.set_level("INFO", log.name)
+@pytest.fixture
+def lines() -> Iterator[list[str]]:
+    """What is logged, once each: a handler of one's own, whoever else listens."""
+    said: list[str] = []
+    handler = logging.Handler()
+    handler.emit = lambda record: said.append(record.getMessage())  # type: ignore[method-assign]
+    level, _ = log.level, log.setLevel(logging.INFO)
+    log.addHandler(handler)
+    yield said
+    log.removeHandler(handler)
+    log.setLevel(level)
+
+
+def test_records_wait_until_there_is_a_place_for_them(tmp_path: Path, lines: list[str]) -> None:
     file = AppendedFile(tmp_path / "nowhere" / "metrics.csv")
     for number in range(3):
         file.append(f"{number}\n".encode())
-    assert len(caplog.records) == 1, "said once"
-    assert "cannot be written (No such file or directory)" in caplog.text
+    assert len(lines) == 1, "said once"
+    assert "cannot be written (No such file or directory)" in lines[0]
     (tmp_path / "nowhere").mkdir()
     file.append(b"3\n")
     file.close()
     assert file.path.read_bytes() == b"0\n1\n2\n3\n"
-    assert "can be written again" in caplog.text
+    assert "can be written again" in lines[1]
 
 
 class FullAfterTwoBytes(FileIO):
