@@ -113,6 +113,7 @@ def one_of_each(operations: list[str]) -> list[int]:
     return sorted({operation.partition(".tfevents")[0]: n for n, operation in enumerate(operations)}.values())
 
 
+@pytest.mark.slow
 def test_one_fault_of_each_sort_on_each_file(
     gptlab: Command, undisturbed: Undisturbed, capfd: pytest.CaptureFixture
 ) -> None:
@@ -141,6 +142,7 @@ def check_kills(gptlab: Command, undisturbed: Undisturbed, writes: Iterable[int]
     assert not failures, "\n".join(failures)
 
 
+@pytest.mark.slow
 def test_killed_before_a_file_is_opened_or_named(gptlab: Command, undisturbed: Undisturbed) -> None:
     moments = [n for n in one_of_each(undisturbed.operations) if undisturbed.operations[n].startswith(("open", "repl"))]
     check_kills(gptlab, undisturbed, moments)

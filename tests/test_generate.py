@@ -116,6 +116,7 @@ def test_the_compiler_changes_no_text(trained: Command, prompts: list[str]) -> N
     assert compiled.out == trained(*command).out
 
 
+@pytest.mark.slow
 def test_the_compiler_without_a_compiler_is_one_sentence(trained: Command, monkeypatch: pytest.MonkeyPatch) -> None:
     import torch._inductor.config
     from torch._inductor import cpp_builder

@@ -299,7 +299,9 @@ def wait_for_steps(run: Path, n: int) -> None:
     raise AssertionError("the run did not get going")
 
 
-@pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+@pytest.mark.parametrize(
+    ("number", "status"), [pytest.param(signal.SIGINT, 130, marks=pytest.mark.slow), (signal.SIGTERM, 143)]
+)
 def test_a_signal_saves_and_exits_with_its_status(workplace: Path, number: int, status: int) -> None:
     process = start(workplace, "max_steps=100000", "validate_every=100000", "save_every=100000")
     wait_for_steps(workplace / "run", 5)
@@ -323,9 +325,8 @@ def test_a_signal_saves_and_exits_with_its_status(workplace: Path, number: int, 
     assert [int(row["step"]) for row in rows(workplace / "run")] == list(range(1, steps + 1))
 
 
-@pytest.mark.parametrize(
-    "command", [[str(ROOT / "train.py")], pytest.param(["-m", "gptlab", "train"], marks=pytest.mark.slow)]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("command", [[str(ROOT / "train.py")], ["-m", "gptlab", "train"]])
 def test_two_cpu_ranks_share_one_run_and_see_one_rank_s_batches(workplace: Path, command: list[str]) -> None:
     uneven = ("data.val_fraction=0.1034", "micro_batch_size=1")  # 29 validation windows; two micro-batches a rank
     alone = start(workplace, "run_dir=alone", *uneven)

@@ -191,6 +191,7 @@ def test_an_empty_directory_is_filled_and_parents_are_made(tmp_path: Path) -> No
     assert sorted(path.name for path in tmp_path.iterdir()) == ["empty", "new"]
 
 
+@pytest.mark.slow
 def test_a_full_disk_leaves_nothing_behind(tmp_path: Path) -> None:
     """A limit on the size of files stands for the disk; it holds for the whole process, so that is another one."""
     code = f"""

@@ -125,6 +125,7 @@ def test_an_interrupted_download_goes_on_where_it_stopped(hub: LocalHub, tmp_pat
     assert f"bytes={10 * 2**20}-" in ranges
 
 
+@pytest.mark.slow
 def test_offline_finds_what_is_cached_and_says_what_is_not(hub: LocalHub, files: Path, name: str) -> None:
     hub.add(name, files)
     gptlab.load(name)
