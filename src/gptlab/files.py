@@ -3,7 +3,7 @@
 import json
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, Any
@@ -15,10 +15,14 @@ PARTIAL = ".tmp"
 
 
 @contextmanager
-def whole_file(path: Path) -> Iterator[IO[bytes]]:
+def whole_file(path: Path, *, check: Callable[[Path], None] = lambda partial: None) -> Iterator[IO[bytes]]:
     """A file to write, which takes its name when the block has ended and all of it is on the disk.
 
-    Where the block or the disk fails, what `path` held before stays as it was, and nothing is left beside it.
+    Where the block, the disk or the check fails, what `path` held before stays, and nothing is left beside it.
+
+    Args:
+        path: its name.
+        check: gets the file when it is on the disk, before it has its name.
 
     Raises:
         OSError: where it cannot be written.
@@ -29,6 +33,7 @@ def whole_file(path: Path) -> Iterator[IO[bytes]]:
             yield file
             file.flush()
             to_disk(file.fileno())
+        check(partial)
         partial.replace(path)
     except BaseException:
         partial.unlink(missing_ok=True)

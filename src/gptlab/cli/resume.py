@@ -8,7 +8,7 @@ from typing import Any
 
 from gptlab import build
 from gptlab.build import Config
-from gptlab.checkpoint.run import DamagedError, read_checkpoint
+from gptlab.checkpoint.run import DamagedError, is_run, read_checkpoint
 from gptlab.cli.explain import command_line
 from gptlab.data.corpus import Corpus
 from gptlab.errors import UserError
@@ -56,7 +56,7 @@ def run_to_resume(resume: str) -> Path:
     if resume == NEWEST:
         return _newest_begun(Path("outputs")).absolute()
     run_dir = Path(resume).expanduser().absolute()
-    if not any(run_dir.joinpath(name).exists() for name in ("config.yaml", "checkpoints")):
+    if not any(run_dir.joinpath(name).exists() for name in (CONFIG, "checkpoints")):
         raise UserError(f"resume={resume} is no run directory: neither config.yaml nor checkpoints/ are in it")
     return run_dir
 
@@ -64,12 +64,13 @@ def run_to_resume(resume: str) -> Path:
 def _newest_begun(outputs: Path) -> Path:
     """The run that was begun, went on, or saved last: also one that was killed before it could save."""
     times: dict[Path, float] = {}
-    for config in outputs.glob(f"**/{CONFIG}"):
+    for config in filter(Path.is_file, outputs.glob(f"**/{CONFIG}")):
         marks = [config, *(config.parent / "checkpoints" / name for name in (LAST, PREVIOUS, BEST))]
         times[config.parent] = max(path.stat().st_mtime for path in marks if path.is_file())
-    if not times:
-        raise UserError(f"resume={NEWEST}: there is no run under {outputs}/ yet")
-    return max(times, key=lambda run_dir: times[run_dir])
+    for run_dir in sorted(times, key=lambda run_dir: times[run_dir], reverse=True):
+        if is_run(run_dir) or read_config(run_dir) is not None:  # and no config.yaml of something else
+            return run_dir
+    raise UserError(f"resume={NEWEST}: there is no run under {outputs}/ yet")
 
 
 def stored(run_dir: Path) -> Stored:

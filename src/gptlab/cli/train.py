@@ -96,10 +96,9 @@ def train(cfg: DictConfig) -> int:
             report(outcome, run_dir, prompt=samples.get("prompt") or data.prompt())
         if outcome.queue_again is not None:
             outcome.queue_again()
-    is_asked = (
-        is_rank_zero() or not outcome.end.is_shared
-    )  # or Lightning would kill the first rank for another's status
-    return outcome.exit_status if is_asked else 0
+    if not is_rank_zero() and outcome.end.is_shared:
+        return 0  # or Lightning would kill the first rank for another's status
+    return outcome.exit_status
 
 
 def _what_is_resumed(cfg: DictConfig, stack: ExitStack) -> tuple[Path | None, Stored]:

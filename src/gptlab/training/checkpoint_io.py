@@ -8,7 +8,7 @@ import torch
 from lightning.fabric.plugins import TorchCheckpointIO
 from lightning.fabric.utilities.types import _PATH
 
-from gptlab.files import PARTIAL, give_name, to_disk, whole_file
+from gptlab.files import give_name, whole_file
 from gptlab.integrity import is_whole_zip
 from gptlab.training.run_files import LAST, PREVIOUS
 
@@ -42,16 +42,16 @@ class WholeFileCheckpointIO(TorchCheckpointIO):
 
 
 def _save(checkpoint: dict[str, Any], final: Path) -> None:
-    with whole_file(final) as file:
+    def check(partial: Path) -> None:
+        if not is_whole_zip(partial):
+            raise OSError("what was written cannot be read back")
+        if final.name == LAST and final.exists():
+            give_name(final, final.with_name(PREVIOUS))
+
+    with whole_file(final, check=check) as file:
         try:
             torch.save(checkpoint, file)
         except RuntimeError as error:  # what torch makes of a write that failed
             if not isinstance(error.__context__, OSError) and "inline_container" not in str(error):
                 raise
             raise OSError(f"torch says: {str(error).splitlines()[0]}") from None
-        file.flush()
-        to_disk(file.fileno())
-        if not is_whole_zip(final.with_name(final.name + PARTIAL)):
-            raise OSError("what was written cannot be read back")
-        if final.name == LAST and final.exists():
-            give_name(final, final.with_name(PREVIOUS))

@@ -91,10 +91,10 @@ def requeue(number: int, handler: Callable[[int, Any], Any] | None) -> None:
     if not is_rank_zero():
         return
     array, task = os.environ.get("SLURM_ARRAY_JOB_ID"), os.environ.get("SLURM_ARRAY_TASK_ID")
-    job = f"{array}_{task}" if array is not None else os.environ["SLURM_JOB_ID"]
+    own = f"{array}_{task}" if array is not None else os.environ["SLURM_JOB_ID"]
     try:
-        subprocess.run(["scontrol", "requeue", job], check=True, capture_output=True, text=True)
+        subprocess.run(["scontrol", "requeue", own], check=True, capture_output=True, text=True)
     except (OSError, subprocess.CalledProcessError) as error:
-        log.warning("job %s could not be queued again: %s", job, getattr(error, "stderr", "") or error)
+        log.warning("job %s could not be queued again: %s", own, getattr(error, "stderr", "") or error)
     else:
-        log.info("job %s is queued again, and will go on from here", job)
+        log.info("job %s is queued again, and will go on from here", own)

@@ -47,8 +47,7 @@ class Checkpoints(L.Callback):
 
     def on_train_batch_end(self, trainer: L.Trainer, module: L.LightningModule, *_: Any) -> None:
         assert isinstance(module, TrainingModule)
-        is_due = trainer.global_step % self.save_every == 0 or trainer.global_step >= trainer.max_steps
-        if is_due and not module.owes_validation:
+        if self._is_due(trainer) and not module.owes_validation:
             self._save_last(trainer, module)
 
     def on_validation_end(self, trainer: L.Trainer, module: L.LightningModule) -> None:
@@ -57,8 +56,11 @@ class Checkpoints(L.Callback):
         val_loss = module.metrics["val/loss"]
         if val_loss < self.best_val_loss and self._saves_best(trainer):
             self.best_val_loss, self.best_step = val_loss, step
-        if step > 0 and (step % self.save_every == 0 or step >= trainer.max_steps):
+        if step > 0 and self._is_due(trainer):
             self._save_last(trainer, module)
+
+    def _is_due(self, trainer: L.Trainer) -> bool:
+        return trainer.global_step % self.save_every == 0 or trainer.global_step >= trainer.max_steps
 
     def on_train_end(self, trainer: L.Trainer, module: L.LightningModule) -> None:
         """Where something else than the number of steps has ended the run, such as a callback for early stopping."""

@@ -147,7 +147,5 @@ def _rounded(value: float) -> str | float:
 
 def read_metrics(path: Path) -> dict[str, list[float]]:
     """The columns of a metrics.csv; nan where a step has no value."""
-    with path.open(newline="") as file:
-        reader = csv.DictReader(file)
-        rows = list(reader)
-    return {name: [float(row[name]) if row[name] else math.nan for row in rows] for name in reader.fieldnames or ()}
+    rows = _rows(path)
+    return {name: [float(row[name]) if row[name] else math.nan for row in rows] for name in (rows[0] if rows else ())}
