@@ -5,8 +5,8 @@ from hypothesis import strategies as st
 
 from gptlab.generation.decoding import Decoder, generate
 from gptlab.generation.sampling import greedy, make_sampler
-from gptlab.model import GPT, init
-from gptlab.model.attention.fused import FusedAttention
+from gptlab.model import GPT
+from tiny_gpt import tiny_gpt
 
 CONTEXT = 8
 VOCABULARY = 13
@@ -14,19 +14,7 @@ VOCABULARY = 13
 
 @pytest.fixture(scope="module")
 def model() -> GPT:
-    torch.manual_seed(0)
-    model = GPT(
-        vocab_size=VOCABULARY,
-        context_length=CONTEXT,
-        n_layers=2,
-        n_heads=2,
-        d_model=16,
-        dropout=0.0,
-        qkv_bias=True,
-        tie_head=False,
-        attention=FusedAttention,
-        init=init.gpt2,
-    ).eval()
+    model = tiny_gpt(vocab_size=VOCABULARY, context_length=CONTEXT, tie_head=False).eval()
     for parameter in model.parameters():  # far from uniform, so that the most likely token is clear
         torch.nn.init.normal_(parameter, std=0.5)
     return model
@@ -147,8 +135,5 @@ def test_an_empty_prompt_is_refused(model: GPT) -> None:
 
 
 def test_a_context_of_one_token_goes_on(model: GPT) -> None:
-    small = GPT(
-        **{"vocab_size": 5, "context_length": 1, "n_layers": 1, "n_heads": 1, "d_model": 4, "dropout": 0.0},
-        **{"qkv_bias": True, "tie_head": True, "attention": FusedAttention, "init": init.gpt2},
-    ).eval()
+    small = tiny_gpt(vocab_size=5, context_length=1, n_layers=1, n_heads=1, d_model=4).eval()
     assert len(continued(small, [[1, 2]], 5)[0]) == 5

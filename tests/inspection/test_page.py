@@ -9,9 +9,8 @@ import torch
 
 from gptlab.inspection.look import Inspection, look
 from gptlab.inspection.page import page
-from gptlab.model import GPT
-from gptlab.model.attention.fused import FusedAttention
 from gptlab.model.init import textbook
+from tiny_gpt import tiny_gpt
 
 HOSTILE = [
     *("<script>alert(1)</script>", "</script>", "{{script}}", "&amp;", '"onload="x', "'", "<!--", "]]>", "\\u003c"),
@@ -21,18 +20,7 @@ IDS = list(range(len(HOSTILE)))
 
 
 def inspected() -> tuple[Inspection, dict[int, str]]:
-    model = GPT(
-        vocab_size=len(HOSTILE),
-        context_length=16,
-        n_layers=2,
-        n_heads=3,
-        d_model=12,
-        dropout=0.0,
-        qkv_bias=True,
-        tie_head=False,
-        attention=FusedAttention,
-        init=textbook,
-    )
+    model = tiny_gpt(vocab_size=len(HOSTILE), n_heads=3, d_model=12, tie_head=False, init=textbook)
     return look(model, IDS, top_k=4), dict(enumerate(HOSTILE))
 
 

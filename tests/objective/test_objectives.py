@@ -7,10 +7,10 @@ from hydra.utils import get_class
 from torch import Tensor, nn
 
 from conftest import choices, conf_node
-from gptlab.model import GPT, init
-from gptlab.model.attention.fused import FusedAttention
+from gptlab.model import GPT
 from gptlab.objective import next_token
 from gptlab.objective.next_token import IGNORED, NextToken
+from tiny_gpt import tiny_gpt
 
 
 class Table(nn.Module):
@@ -59,19 +59,8 @@ VOCABULARY = 11
 
 
 def small_gpt(*, tie_head: bool) -> GPT:
-    torch.manual_seed(0)
-    return GPT(
-        vocab_size=VOCABULARY,
-        context_length=8,
-        n_layers=1,
-        n_heads=2,
-        d_model=12,
-        dropout=0.0,
-        qkv_bias=True,
-        tie_head=tie_head,
-        attention=FusedAttention,
-        init=init.gpt2,
-    ).double()
+    sizes = {"vocab_size": VOCABULARY, "context_length": 8, "n_layers": 1, "d_model": 12}
+    return tiny_gpt(**sizes, tie_head=tie_head).double()
 
 
 def some_batch() -> tuple[Tensor, Tensor]:

@@ -14,14 +14,13 @@ from lightning.pytorch.plugins import MixedPrecision
 
 from gptlab.data.module import WindowDataModule
 from gptlab.data.windows import split
-from gptlab.model import GPT, init
-from gptlab.model.attention.fused import FusedAttention
 from gptlab.objective.next_token import NextToken
 from gptlab.tokenizer.char import CharTokenizer
 from gptlab.training.log import quiet_lightning
 from gptlab.training.loggers.metrics_csv import CSV, read_metrics
 from gptlab.training.module import TrainingModule
 from gptlab.training.optimizers import adamw
+from tiny_gpt import tiny_gpt
 
 CONTEXT, BATCH, STEPS = 8, 6, 5
 TOKENS = np.random.default_rng(0).integers(0, 20, 1003).astype(np.uint16)
@@ -52,19 +51,7 @@ def train(
     optimizer: Callable[[torch.nn.Module], torch.optim.Optimizer] = adam,
 ) -> tuple[TrainingModule, dict[str, list[float]]]:
     quiet_lightning()
-    torch.manual_seed(0)
-    model = GPT(
-        vocab_size=20,
-        context_length=CONTEXT,
-        n_layers=2,
-        n_heads=2,
-        d_model=16,
-        dropout=dropout,
-        qkv_bias=True,
-        tie_head=True,
-        attention=FusedAttention,
-        init=init.gpt2,
-    )
+    model = tiny_gpt(context_length=CONTEXT, dropout=dropout)
     train_windows, val_windows = split(TOKENS, context_length=CONTEXT, stride=CONTEXT, val_fraction=0.1, name="numbers")
     module = TrainingModule(
         model=model,
