@@ -181,6 +181,36 @@ def new_run(place: Path) -> Path:
     return place / "run"
 
 
+def campaign(
+    place: Path,
+    command: tuple[str, ...],
+    reference: Undisturbed,
+    *,
+    stops: int,
+    of_a_run: int,
+    weights: tuple[int, int, int],
+    stop: Callable[[Attempt, str], bool],
+    save_every: int,
+) -> Figures:
+    """Begin a run, stop it at random moments and go on with it, let it finish; again, until it was stopped so often.
+
+    `stop(attempt, moment)` says whether it came before the run had ended; `weights` are those of start-up, training
+    and a save; `save_every` is how many steps a stop may cost.
+    """
+    chance, figures = random.Random(SEED), Figures()
+    while figures.stops < stops:
+        run = new_run(place / str(figures.stops))
+        goal = min(stops, figures.stops + of_a_run)
+        while figures.stops < goal:
+            (moment,) = chance.choices(["start-up", "training", "save"], weights=weights)
+            attempt = Attempt.begin(run, command)
+            if not (reach(moment, attempt, chance, reference.start_up) and stop(attempt, moment)):
+                break
+            note(figures, moment, run, save_every=save_every)
+        finish(run, command, reference)
+    return figures
+
+
 @pytest.mark.parametrize(
     ("command", "kills"), [(RUN, KILLS), (TWO_RANKS, KILLS_OF_TWO_RANKS)], ids=["one rank", "two ranks"]
 )
@@ -191,19 +221,14 @@ def test_killed_again_and_again_a_run_ends_as_the_undisturbed_one(
     command: tuple[str, ...],
     kills: int,
 ) -> None:
-    reference = undisturbed(command)
-    chance, figures, began = random.Random(SEED), Figures(), time.monotonic()
-    while figures.stops < kills:
-        run = new_run(tmp_path / str(figures.stops))
-        goal = min(kills, figures.stops + KILLS_OF_A_RUN)
-        while figures.stops < goal:
-            (moment,) = chance.choices(["start-up", "training", "save"], weights=[5, 7, 8])
-            attempt = Attempt.begin(run, command)
-            if not reach(moment, attempt, chance, reference.start_up):
-                break
-            attempt.kill()
-            note(figures, moment, run, save_every=SAVE_EVERY)
-        finish(run, command, reference)
+    def kill(attempt: Attempt, moment: str) -> bool:
+        attempt.kill()
+        return True
+
+    reference, began = undisturbed(command), time.monotonic()
+    how = {"of_a_run": KILLS_OF_A_RUN, "weights": (5, 7, 8), "stop": kill, "save_every": SAVE_EVERY}
+    figures = campaign(tmp_path, command, reference, stops=kills, **how)  # type: ignore[arg-type]
+    assert figures.stops == kills
     tell(capfd, f"kill -9: {figures}", began)
 
 
@@ -215,26 +240,21 @@ def test_stopped_by_signals_a_run_ends_as_the_undisturbed_one(
     number: int,
     status: int,
 ) -> None:
-    reference = undisturbed(RUN)
-    chance, figures, began = random.Random(SEED), Figures(), time.monotonic()
-    while figures.stops < SIGNALS:
-        run = new_run(tmp_path / str(figures.stops))
-        goal = min(SIGNALS, figures.stops + SIGNALS_OF_A_RUN)
-        while figures.stops < goal:
-            (moment,) = chance.choices(["start-up", "training", "save"], weights=[1, 2, 2])
-            attempt = Attempt.begin(run, RUN)
-            if not reach(moment, attempt, chance, reference.start_up):
-                break
-            attempt.process.send_signal(number)
-            ended = attempt.end()
-            if summary_status(run) == "finished":  # it came behind the last step
-                break
-            assert ended == status or (moment == "start-up" and ended == -number), attempt.output.read_text()
-            if moment != "start-up":
-                assert summary_status(run) == "interrupted"
-                assert "resume=run" in attempt.output.read_text()
-            note(figures, moment, run, save_every=0)
-        finish(run, RUN, reference)
+    def send(attempt: Attempt, moment: str) -> bool:
+        attempt.process.send_signal(number)
+        ended = attempt.end()
+        if summary_status(attempt.run) == "finished":  # it came behind the last step
+            return False
+        assert ended == status or (moment == "start-up" and ended == -number), attempt.output.read_text()
+        if moment != "start-up":
+            assert summary_status(attempt.run) == "interrupted"
+            assert "resume=run" in attempt.output.read_text()
+        return True
+
+    reference, began = undisturbed(RUN), time.monotonic()
+    how = {"of_a_run": SIGNALS_OF_A_RUN, "weights": (1, 2, 2), "stop": send, "save_every": 0}
+    figures = campaign(tmp_path, RUN, reference, stops=SIGNALS, **how)  # type: ignore[arg-type]
+    assert figures.stops == SIGNALS
     tell(capfd, f"{signal.Signals(number).name}: {figures}", began)
 
 

@@ -8,7 +8,7 @@ Data and training are reached through their `_target_` alone, so that building a
 import functools
 import re
 import typing
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import fields
 from typing import Any
 
@@ -154,6 +154,15 @@ def optimizer(config: Config) -> Callable[[torch.nn.Module], torch.optim.Optimiz
 def schedule(config: Config) -> Callable[[int], float]:
     """The factor on the learning rate at a step."""
     return construct(config["schedule"], key="schedule")
+
+
+def leaves(config: Config, prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Dotted keys, and the values that are no nodes."""
+    for name, value in config.items():
+        if isinstance(value, dict):
+            yield from leaves(value, f"{prefix}{name}.")
+        else:
+            yield prefix + name, value
 
 
 def literal(value: Any) -> Any:

@@ -1,7 +1,6 @@
 """`resume=<run directory>`: the run's own configuration, with the few changes that leave what it trains alone."""
 
 import logging
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -129,7 +128,7 @@ def resumed_config(run_dir: Path, before: Stored, composed: Config, overrides: l
         key = override.partition("=")[0].lstrip("+~")
         if key == "resume":
             continue
-        if key in CHANGEABLE_KEYS or key.partition(".")[0] in CHANGEABLE_GROUPS:
+        if _can_change(key):
             _copy(key.split("."), composed, config)
         else:
             can_change = ", ".join([*CHANGEABLE_KEYS, *(f"{group}.*" for group in CHANGEABLE_GROUPS)])
@@ -159,24 +158,18 @@ def _own_config(run_dir: Path, before: Stored) -> Config:
 
 def _check_same_run(config: Config, before: Stored) -> None:
     """Raises UserError where a checkpoint was put there that another configuration has made."""
-    theirs = dict(_settings(before.ours.get("config", {})))
-    for key, value in _settings(config):
-        if key in theirs and theirs[key] != value:
+    theirs = dict(build.leaves(before.ours.get("config", {})))
+    for key, value in build.leaves(config):
+        can_change = _can_change(key) or key in ("run_dir", "resume")
+        if not can_change and key in theirs and theirs[key] != value:
             raise UserError(
                 f"{before.checkpoint} is of another run: its {key} is {theirs[key]}, and {value} in config.yaml"
             )
 
 
-def _settings(config: Config, prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """Dotted keys and values of what cannot change in a run."""
-    for name, value in config.items():
-        key = prefix + name
-        if key in CHANGEABLE_KEYS or key in CHANGEABLE_GROUPS or key in ("run_dir", "resume"):
-            continue
-        if isinstance(value, dict):
-            yield from _settings(value, f"{key}.")
-        else:
-            yield key, value
+def _can_change(key: str) -> bool:
+    """Whether a setting leaves alone what is trained."""
+    return key in CHANGEABLE_KEYS or key.partition(".")[0] in CHANGEABLE_GROUPS
 
 
 def _copy(path: list[str], source: Config, target: Config) -> None:

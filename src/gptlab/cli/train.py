@@ -281,12 +281,8 @@ def _wanted_run_dir(run_dir: str | None) -> str | None:
     return run_dir
 
 
-def _flat(node: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
+def _flat(config: build.Config) -> Iterator[tuple[str, Any]]:
     """Dotted keys and scalar values, for the HPARAMS tab: what a run is, not where it lies or how it is built."""
-    for name, value in node.items():
-        if isinstance(value, dict) and name in build.LATE_GROUPS:
-            continue
-        if isinstance(value, dict):
-            yield from _flat(value, f"{prefix}{name}.")
-        elif not name.startswith("_") and name not in ("run_dir", "resume"):
-            yield prefix + name, str(value) if value is None or isinstance(value, list) else value
+    for key, value in build.leaves({name: node for name, node in config.items() if name not in build.LATE_GROUPS}):
+        if not key.rpartition(".")[2].startswith("_") and key not in ("run_dir", "resume"):
+            yield key, str(value) if value is None or isinstance(value, list) else value
