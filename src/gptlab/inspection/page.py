@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
+from gptlab.html_page import filled
 from gptlab.inspection.look import Inspection, cost_of_a_guess
 
 HERE = Path(__file__).parent
@@ -46,11 +47,7 @@ def page(
         "data": _data(inspection, texts),
         "script": (HERE / "page.js").read_text(encoding="utf-8"),
     }
-    whole, *pieces = (HERE / "page.html").read_text(encoding="utf-8").split("{{")
-    for piece in pieces:  # one pass: a token that reads like a placeholder is text
-        name, _, after = piece.partition("}}")
-        whole += parts[name] + after
-    return whole
+    return filled(HERE / "page.html", parts)
 
 
 def _marked(text: str) -> str:
