@@ -14,6 +14,11 @@ import pytest
 import torch
 import yaml
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from tensorboard.plugins.hparams.api_pb2 import STATUS_FAILURE, STATUS_SUCCESS
+from tensorboard.plugins.hparams.metadata import (
+    parse_session_end_info_plugin_data,
+    parse_session_start_info_plugin_data,
+)
 
 import gptlab as gptlab_package
 from conftest import ROOT, TINY, Result
@@ -134,11 +139,35 @@ def test_tensorboard_has_curves_text_and_hparams_with_a_metric(gptlab: Command, 
     assert [event.step for event in events.Scalars("train/loss")] == [1, 2, 3, 4, 5, 6]
     assert [event.step for event in events.Scalars("val/loss")] == [3, 6]
     assert events.Scalars("hp/val_loss")[-1].value == pytest.approx(events.Scalars("val/loss")[-1].value)
+    best = min(event.value for event in events.Scalars("val/loss"))
+    assert [(event.step, event.value) for event in events.Scalars("hp/best_val_loss")] == [(6, best)]
     assert "sample/text_summary" in tags["tensors"]
     assert "_hparams_/session_start_info" in events.summary_metadata
     hparams = events.summary_metadata["_hparams_/session_start_info"].plugin_data.content
-    assert b"model.n_layers" in hparams
-    assert b"optimizer.lr" in hparams
+    settings = parse_session_start_info_plugin_data(hparams).hparams
+    assert settings["model.n_layers"].number_value == 1
+    assert settings["check_device"].bool_value is True
+    assert settings["model/attention"].string_value == "fused"
+    assert end_of(run) == STATUS_SUCCESS
+    assert "_hparams_/experiment" not in events.summary_metadata  # a sweep says what the columns are
+
+
+def test_the_hparams_tab_knows_how_a_run_ended(gptlab: Command, workplace: Path) -> None:
+    assert gptlab("train", *TINY, "run_dir=run", "optimizer.lr=1e30", "grad_clip=null").status == 1
+    assert end_of(workplace / "run") == STATUS_FAILURE
+    gptlab("train", *TINY, "run_dir=halves", "max_steps=4")
+    assert gptlab("train", "resume=halves", "max_steps=6").status == 0
+    assert end_of(workplace / "halves") == STATUS_SUCCESS
+    events = EventAccumulator(str(workplace / "halves"))
+    events.Reload()
+    assert [event.step for event in events.Scalars("hp/best_val_loss")] == [6]
+
+
+def end_of(run: Path) -> int:
+    events = EventAccumulator(str(run))
+    events.Reload()
+    content = events.summary_metadata["_hparams_/session_end_info"].plugin_data.content
+    return parse_session_end_info_plugin_data(content).status
 
 
 def test_the_config_of_a_run_is_plain_and_resolved(gptlab: Command, workplace: Path) -> None:

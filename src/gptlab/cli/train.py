@@ -246,7 +246,7 @@ def _fit(
         module=module,
         data=data_module,
         run_dir=run_dir,
-        flat_config=dict(_flat(config)),
+        flat_config={**dict(_flat(config)), **({} if config["resume"] is not None else _choices())},
         command=list(HydraConfig.get().overrides.task),
         run_log=run_log,
         resume_from=run_dir / "checkpoints" / LAST if before.checkpoint is not None else None,
@@ -282,7 +282,13 @@ def _wanted_run_dir(run_dir: str | None) -> str | None:
 
 
 def _flat(config: build.Config) -> Iterator[tuple[str, Any]]:
-    """Dotted keys and scalar values, for the HPARAMS tab: what a run is, not where it lies or how it is built."""
+    """Dotted keys and values, for the HPARAMS tab: what a run is, not where it lies or how it is built."""
     for key, value in build.leaves({name: node for name, node in config.items() if name not in build.LATE_GROUPS}):
         if not key.rpartition(".")[2].startswith("_") and key not in ("run_dir", "resume"):
-            yield key, str(value) if value is None or isinstance(value, list) else value
+            yield key, value
+
+
+def _choices() -> dict[str, str]:
+    """What each group was chosen to be: `model/attention` is `plain`. Not known of a run that goes on."""
+    choices = HydraConfig.get().runtime.choices.items()
+    return {group: str(choice) for group, choice in choices if choice is not None and not group.startswith("hydra/")}

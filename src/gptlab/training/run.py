@@ -94,10 +94,10 @@ def run(
     before = _known_before(summarise(trainer, module, run_dir, command), run_dir)
     if trainer.is_global_zero:
         write_json(run_dir / SUMMARY, {**before, "status": "running"})
+    boards = [logger for logger in trainer.loggers if isinstance(logger, TensorBoard)]
     if resume_from is None:
-        for logger in trainer.loggers:
-            if isinstance(logger, TensorBoard):
-                logger.log_config(flat_config)
+        for board in boards:
+            board.log_config(flat_config)
     signals = _take_signals(trainer)
     with signals.answer():
         end = _train(trainer, module, data, run_dir, run_log, resume_from)
@@ -108,6 +108,8 @@ def run(
                 write_json(run_dir / SUMMARY, summary)
             except OSError as error:
                 end = replace(end, status="failed", failure=end.failure or f"{error.filename}: {error.strerror}")
+        for board in boards:
+            board.log_end(end.status, best_val_loss=summary["best_val_loss"], step=summary["steps"])
     number = signals.received or signal.SIGINT
     handler = signals.before.get(number)
     is_queued_again = end.status == "interrupted" and number in requeue.signals()

@@ -1,6 +1,5 @@
 """TensorBoard's events: curves, texts, pictures and hyperparameters."""
 
-import math
 import os
 import socket
 import time
@@ -18,6 +17,7 @@ from tensorboard.summary.writer.record_writer import RecordWriter
 from torch.utils.tensorboard import FileWriter, SummaryWriter
 
 from gptlab.training.appended import AppendedFile
+from gptlab.training.loggers.hparams import STATUSES, end_summary, settings_summary
 
 
 class TensorBoard(TensorBoardLogger):
@@ -44,8 +44,23 @@ class TensorBoard(TensorBoardLogger):
 
     @rank_zero_only
     def log_config(self, flat: dict[str, Any]) -> None:
-        """Fill the HPARAMS tab; its metric gets values at each validation."""
-        self.log_hyperparams(flat, {"hp/val_loss": math.nan})
+        """A row for the HPARAMS tab; beside it the tab shows the last values of five curves, `hp/` among them."""
+        self.experiment.file_writer.add_summary(settings_summary(flat))
+
+    @rank_zero_only
+    def log_end(self, status: str, *, best_val_loss: float | None, step: int) -> None:
+        """How the run ended, behind everything else; resuming cuts it off again."""
+        if best_val_loss is not None:
+            self.log_metrics({"hp/best_val_loss": best_val_loss}, step)
+        if status in STATUSES:
+            self.experiment.file_writer.add_summary(end_summary(status), step)
+        self.experiment.close()
+
+    @rank_zero_only
+    def finalize(self, status: str) -> None:
+        """All on the disk. The file stays open, for `log_end`."""
+        if self._experiment is not None:
+            self.save()
 
     @rank_zero_only
     def log_metrics(self, metrics: dict[str, float], step: int | None = None) -> None:  # type: ignore[override]
