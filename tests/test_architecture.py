@@ -43,6 +43,7 @@ def test_importing_gptlab_imports_nothing() -> None:
         "import gptlab.cli.train",
         "import gptlab.model, gptlab.generation.decoding, gptlab.objective.next_token",
         "import gptlab.inspection.look, gptlab.inspection.tokens",
+        "import gptlab.sweep.results, gptlab.sweep.report, gptlab.sweep.board",
     ],
 )
 def test_nobody_pays_for_lightning_before_training_starts(code: str) -> None:
