@@ -13,7 +13,7 @@ import gptlab as package
 from conftest import POEM, TEXTS, TINY, Result, needs_gpt2_vocabulary
 from gpt2s import save_gpt2
 from gptlab.tokenizer.bpe import BPETokenizer
-from gptlab.training.loggers.metrics_csv import read_metrics
+from gptlab.training.metrics import read_metrics
 from local_hub import LocalHub
 
 Command = Callable[..., Result]

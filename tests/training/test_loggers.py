@@ -2,7 +2,8 @@ import math
 from pathlib import Path
 
 from gptlab.training.curves import draw_curves
-from gptlab.training.loggers.metrics_csv import COLUMNS, CSV, read_metrics
+from gptlab.training.loggers.metrics_csv import CSV
+from gptlab.training.metrics import COLUMNS, read_metrics
 
 
 def write(directory: Path, steps: range) -> CSV:

@@ -17,7 +17,8 @@ from gptlab.data.windows import split
 from gptlab.objective.next_token import NextToken
 from gptlab.tokenizer.char import CharTokenizer
 from gptlab.training.log import quiet_lightning
-from gptlab.training.loggers.metrics_csv import CSV, read_metrics
+from gptlab.training.loggers.metrics_csv import CSV
+from gptlab.training.metrics import read_metrics
 from gptlab.training.module import TrainingModule
 from gptlab.training.optimizers import adamw
 from tiny_gpt import tiny_gpt

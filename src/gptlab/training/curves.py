@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from gptlab.files import whole_file
-from gptlab.training.loggers.metrics_csv import read_metrics
+from gptlab.training.metrics import read_metrics
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -11,6 +11,7 @@ from filelock import FileLock, Timeout
 
 from gptlab.errors import UserError
 from gptlab.training.log import TRAIN_LOG
+from gptlab.training.metrics import METRICS
 from gptlab.training.run_files import APPENDED, CONFIG, SUMMARY
 
 log = logging.getLogger("gptlab")
@@ -18,7 +19,7 @@ log = logging.getLogger("gptlab")
 HANDED_OVER, GOES_ON = "GPTLAB_RUN_DIR", "GPTLAB_GOES_ON"
 """Environment variables with which rank 0 tells the ranks that it launches where the run lies, and that it goes on."""
 
-WRITTEN_BY_A_RUN = (CONFIG, "metrics.csv", "curves.png", SUMMARY, *APPENDED)
+WRITTEN_BY_A_RUN = (CONFIG, METRICS, "curves.png", SUMMARY, *APPENDED)
 LOCK = ".lock"
 PATIENCE = 7.0
 """Seconds. Workers of a killed run look every 5 seconds whether it lives, and hold its lock until then."""

@@ -8,6 +8,7 @@ import lightning as L
 from lightning.pytorch.utilities.rank_zero import rank_zero_only
 
 from gptlab.training.curves import draw_curves
+from gptlab.training.metrics import METRICS
 from gptlab.training.stops import Interrupted
 
 log = logging.getLogger("gptlab")
@@ -44,7 +45,7 @@ class Curves(L.Callback):
         for logger in trainer.loggers:
             logger.save()  # the row of this very step
         try:
-            draw_curves(self.directory / "metrics.csv", self.directory / "curves.png")
+            draw_curves(self.directory / METRICS, self.directory / "curves.png")
         except Exception as error:  # a full disk, or numbers of a callback that nobody thought of: no run ends by it
             log.warning("curves.png could not be drawn (%s)", str(error).splitlines()[0])
         self._last = time.monotonic()

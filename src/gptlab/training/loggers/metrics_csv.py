@@ -1,11 +1,8 @@
-"""metrics.csv: one row a step."""
+"""metrics.csv: one row a step, as it is written."""
 
 import csv
 import io
 import logging
-import math
-import re
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -14,21 +11,9 @@ from lightning.pytorch.loggers import Logger
 
 from gptlab.files import whole_file
 from gptlab.training.appended import AppendedFile
+from gptlab.training.metrics import COLUMNS, METRICS, read_rows
 
 log = logging.getLogger("gptlab")
-
-COLUMNS = (
-    "step",
-    "tokens",
-    "seconds",
-    "train/loss",
-    "val/loss",
-    "val/perplexity",
-    "val/bits_per_byte",
-    "lr",
-    "grad_norm",
-    "tokens_per_second",
-)
 
 
 class CSV(Logger):
@@ -40,7 +25,7 @@ class CSV(Logger):
 
     def __init__(self, *, save_dir: str) -> None:
         super().__init__()
-        self.path = Path(save_dir) / "metrics.csv"
+        self.path = Path(save_dir) / METRICS
         self._file = AppendedFile(self.path)
         self._row: dict[str, float] = {}
         self._columns: list[str] = []  # of the file; none before its first row
@@ -84,7 +69,7 @@ class CSV(Logger):
             self._file.append(_line(self._columns, {name: name for name in self._columns}))
         elif new or is_there:
             self._file.sync()
-            rows = _rows(self.path)
+            rows = read_rows(self.path)
             if is_there:
                 rows[-1] |= row
             try:
@@ -106,7 +91,7 @@ class CSV(Logger):
     @rank_zero_only
     def resume_at(self, step: int) -> None:
         """Cut what an interrupted session wrote after the step that the run goes on from. Raises OSError."""
-        rows = [row for row in _rows(self.path) if int(row["step"]) <= step]
+        rows = [row for row in read_rows(self.path) if int(row["step"]) <= step]
         if rows:
             self._rewrite(list(rows[0]), rows)
             self._resumed_at = step if int(rows[-1]["step"]) == step else None
@@ -123,18 +108,6 @@ class CSV(Logger):
         self._file.close()
 
 
-def _rows(path: Path) -> list[dict[str, str]]:
-    """Of a metrics.csv, whatever a crash has left of it: a row that is not whole is none."""
-    if not path.exists():
-        return []
-    rows = []
-    with path.open(newline="", encoding="utf-8-sig", errors="replace") as file, suppress(csv.Error):
-        for row in csv.DictReader(file):
-            if None not in row and None not in row.values() and re.fullmatch("[0-9]+", row.get("step", "")):
-                rows.append(row)
-    return rows
-
-
 def _line(columns: list[str], row: dict[str, str]) -> bytes:
     text = io.StringIO()
     csv.DictWriter(text, columns, restval="", extrasaction="ignore", lineterminator="\n").writerow(row)
@@ -143,9 +116,3 @@ def _line(columns: list[str], row: dict[str, str]) -> bytes:
 
 def _rounded(value: float) -> str | float:
     return value if isinstance(value, int) else f"{value:.6g}"
-
-
-def read_metrics(path: Path) -> dict[str, list[float]]:
-    """The columns of a metrics.csv; nan where a step has no value."""
-    rows = _rows(path)
-    return {name: [float(row[name]) if row[name] else math.nan for row in rows] for name in (rows[0] if rows else ())}
