@@ -1,13 +1,12 @@
 """The picture of a run: loss and perplexity over steps and tokens."""
 
-import io
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from gptlab.files import whole_file
+from gptlab.training.drawing import frame, log_scale, running_mean, save, short
 from gptlab.training.metrics import read_metrics
 
 if TYPE_CHECKING:
@@ -30,15 +29,12 @@ def draw_curves(metrics_csv: Path, picture: Path) -> None:
     loss_axes.set(title="loss", ylabel="nats per token")
     _draw_lines(perplexity_axes, metrics, "{:.1f}", lambda loss: np.exp(np.minimum(loss, 50.0)))
     perplexity_axes.set_title("perplexity")
-    _log_scale(perplexity_axes)
+    log_scale(perplexity_axes)
     steps, tokens = np.array(metrics["step"]), np.array(metrics["tokens"])
     tokens_per_step = float(np.nanmax(tokens[steps > 0] / steps[steps > 0]))
     for axes in (loss_axes, perplexity_axes):
         _finish(axes, tokens_per_step=tokens_per_step)
-    content = io.BytesIO()  # a full disk is for whole_file to see, and not for the many ways of a picture library
-    figure.savefig(content, format="png")
-    with whole_file(picture) as file:
-        file.write(content.getbuffer())
+    save(figure, picture)
 
 
 def _draw_lines(
@@ -47,7 +43,7 @@ def _draw_lines(
     """Training, its running mean, validation, and where that was best; `of_loss` makes what is shown from losses."""
     steps, train, val = (np.array(metrics[name]) for name in ("step", "train/loss", "val/loss"))
     trained = ~np.isnan(train)  # not at step 0, where there is one
-    mean = _running_mean(train[trained], window=max(1, len(train) // 50))
+    mean = running_mean(train[trained], window=max(1, len(train) // 50))
     axes.plot(steps[trained], of_loss(train[trained]), color=TRAIN, linewidth=0.8, label="train, each step")
     axes.plot(steps[trained], of_loss(mean), color=TRAIN_MEAN, linewidth=1.8, label="train, running mean")
     validated = ~np.isnan(val)
@@ -67,18 +63,6 @@ def _draw_lines(
         )
 
 
-def _log_scale(axes: "Axes") -> None:
-    """Ticks at 1, 2, 5, 10, ... in plain numbers."""
-    from matplotlib.ticker import LogLocator, NullFormatter
-
-    axes.set_yscale("log")
-    low, high = axes.get_ylim()
-    subs = (1, 2, 5) if high > 5 * low else range(1, 10)  # a narrow range still gets some numbers
-    axes.yaxis.set_major_locator(LogLocator(subs=subs))
-    axes.yaxis.set_major_formatter(lambda value, _: f"{value:,.4g}")
-    axes.yaxis.set_minor_formatter(NullFormatter())
-
-
 def _finish(axes: "Axes", *, tokens_per_step: float) -> None:
     """Steps below, tokens above."""
     from matplotlib.ticker import MaxNLocator
@@ -88,27 +72,10 @@ def _finish(axes: "Axes", *, tokens_per_step: float) -> None:
     axes.xaxis.set_major_formatter(lambda value, _: f"{value:,.0f}")
     above = axes.secondary_xaxis("top", functions=(_times(tokens_per_step), _times(1 / tokens_per_step)))
     above.set_xlabel("tokens", fontsize="small")
-    above.xaxis.set_major_formatter(lambda value, _: _short(value))
-    axes.grid(alpha=0.25)
-    axes.spines[["top", "right"]].set_visible(False)
+    above.xaxis.set_major_formatter(lambda value, _: short(value))
+    frame(axes)
     axes.legend(frameon=False)
 
 
 def _times(factor: float) -> Callable[[Any], Any]:
     return lambda values: values * factor
-
-
-def _running_mean(values: np.ndarray, window: int) -> np.ndarray:
-    """Mean of up to `window` values that end at each place."""
-    sums = np.cumsum(np.concatenate([[0.0], values]))
-    ends = np.arange(1, len(values) + 1)
-    begins = np.maximum(ends - window, 0)
-    return (sums[ends] - sums[begins]) / (ends - begins)
-
-
-def _short(value: float) -> str:
-    """12_500 -> 12.5k, 3_000_000 -> 3M."""
-    for size, letter in ((1e9, "B"), (1e6, "M"), (1e3, "k")):
-        if value >= size:
-            return f"{value / size:.3g}{letter}"
-    return f"{value:.0f}"

@@ -1,0 +1,58 @@
+"""What pictures of curves share: a frame, a scale, numbers, a running mean, and a picture as a file."""
+
+import io
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from gptlab.files import whole_file
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+EVEN = (1, 2, 5, 10)
+"""Steps from one tick to the next, for a MaxNLocator."""
+
+
+def frame(axes: "Axes") -> None:
+    """A faint grid, and no lines above and to the right."""
+    axes.grid(alpha=0.25)
+    axes.spines[["top", "right"]].set_visible(False)
+
+
+def log_scale(axes: "Axes") -> None:
+    """Ticks at 1, 2, 5, 10, ... in plain numbers; closer ones in a narrow range, or it would have none."""
+    from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter
+
+    axes.set_yscale("log")
+    low, high = axes.get_ylim()
+    subs = (1, 2, 5) if high > 5 * low else (1, 1.2, 1.5, 2, 2.5, 3, 4, 5, 6, 8)
+    axes.yaxis.set_major_locator(LogLocator(subs=subs) if high > 1.6 * low else MaxNLocator("auto", steps=EVEN))
+    axes.yaxis.set_major_formatter(lambda value, _: f"{value:,.4g}")
+    axes.yaxis.set_minor_formatter(NullFormatter())
+
+
+def short(value: float) -> str:
+    """12_500 -> 12.5k, 3_000_000 -> 3M."""
+    for size, letter in ((1e9, "B"), (1e6, "M"), (1e3, "k")):
+        if value >= size:
+            return f"{value / size:.4g}{letter}"
+    return f"{value:.4g}"
+
+
+def running_mean(values: np.ndarray, window: int) -> np.ndarray:
+    """Mean of up to `window` values that end at each place."""
+    sums = np.cumsum(np.concatenate([[0.0], values]))
+    ends = np.arange(1, len(values) + 1)
+    begins = np.maximum(ends - window, 0)
+    return (sums[ends] - sums[begins]) / (ends - begins)
+
+
+def save(figure: "Figure", picture: Path) -> None:
+    """Write it whole, in the format that the name ends in. Raises OSError."""
+    content = io.BytesIO()  # a full disk is for whole_file to see, and not for the many ways of a picture library
+    figure.savefig(content, format=picture.suffix[1:].lower())
+    with whole_file(picture) as file:
+        file.write(content.getbuffer())
