@@ -39,6 +39,7 @@ def test_importing_gptlab_imports_nothing() -> None:
         "import gptlab.cli.evaluate",
         "import gptlab.cli.inspect",
         "import gptlab.cli.doctor",
+        "import gptlab.cli.compare",
         "import gptlab; gptlab.load",
         "import gptlab.cli.train",
         "import gptlab.model, gptlab.generation.decoding, gptlab.objective.next_token",

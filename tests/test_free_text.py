@@ -41,13 +41,14 @@ def test_a_repeated_prompt_is_a_batch(texts: list[str]) -> None:
     assert as_hydra_reads(*[f"prompt={text}" for text in texts]) == texts
 
 
-@pytest.mark.parametrize("key", ["data.path", "run_dir", "checkpoint", "resume", "stop", "task", "+data.path"])
+@pytest.mark.parametrize("key", ["data.path", "run_dir", "checkpoint", "resume", "stop", "task", "runs", "+data.path"])
 def test_paths_are_free_text_too(key: str) -> None:
     assert as_hydra_reads(f"{key}=runs/lr=1e-3, first [try]") == "runs/lr=1e-3, first [try]"
 
 
-def test_null_is_null() -> None:
+def test_null_is_null_where_there_may_be_nothing() -> None:
     assert as_hydra_reads("run_dir=null") is None
+    assert as_hydra_reads("runs=null", "runs=other") == ["null", "other"]
 
 
 def test_everything_else_is_left_to_hydra() -> None:

@@ -22,6 +22,7 @@ from gptlab.arguments import check_arguments, nearest
 from gptlab.errors import UserError
 from gptlab.model import GPT
 from gptlab.settings import (
+    CompareSettings,
     DataSettings,
     DoctorSettings,
     EvaluationSettings,
@@ -92,6 +93,11 @@ def evaluation_settings(config: Config) -> EvaluationSettings:
 def inspection_settings(config: Config) -> InspectionSettings:
     """The settings of an inspection, checked."""
     return _call(InspectionSettings, config, key="")
+
+
+def compare_settings(config: Config) -> CompareSettings:
+    """The settings of a comparison, checked."""
+    return _call(CompareSettings, config, key="")
 
 
 def doctor_settings(config: Config) -> DoctorSettings:

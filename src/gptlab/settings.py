@@ -4,6 +4,7 @@ from dataclasses import dataclass
 
 import torch
 
+from gptlab.arguments import nearest
 from gptlab.generation.preparation import PRECISIONS
 from gptlab.generation.sampling import Sampler, make_sampler
 
@@ -199,3 +200,29 @@ class DoctorSettings:
     """The settings of doctor.yaml."""
 
     device: str | None
+
+
+OVER = ("steps", "tokens", "seconds")
+PICTURES = (".png", ".pdf", ".svg")
+
+
+@dataclass(frozen=True)
+class CompareSettings:
+    """The settings of compare.yaml."""
+
+    runs: str | list[str]
+    over: str
+    metric: str
+    to: str
+
+    def __post_init__(self) -> None:
+        if not self.directories or "" in self.directories:
+            raise ValueError("runs= is empty: name run directories, or such that hold some (gptlab compare outputs)")
+        if self.over not in OVER:
+            raise ValueError(f"over={self.over} must be {' or '.join(OVER)}{nearest(self.over, OVER)}")
+        if not self.to.lower().endswith(PICTURES):
+            raise ValueError(f"to={self.to} must end in {' or '.join(PICTURES)}: it names the picture")
+
+    @property
+    def directories(self) -> list[str]:
+        return [self.runs] if isinstance(self.runs, str) else self.runs

@@ -12,6 +12,7 @@ COMMANDS = {
     "generate": 'continue a text: gptlab generate prompt="The import statement"',
     "evaluate": "measure a model: gptlab evaluate checkpoint=outputs/... data.path=input.txt",
     "inspect": 'look inside a model: gptlab inspect prompt="The import statement"',
+    "compare": "draw the curves of runs in one picture: gptlab compare outputs/a outputs/b over=tokens",
     "export": "hand a model on: gptlab export checkpoint=outputs/... to=my-model",
     "doctor": "what this machine has, for bug reports: gptlab doctor",
 }

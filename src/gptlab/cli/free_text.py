@@ -12,11 +12,13 @@ import re
 from gptlab.build import literal
 
 FREE_TEXT = {
-    *("prompt", "stop", "checkpoint", "resume", "run_dir", "to", "init_from", "task"),
+    *("prompt", "stop", "checkpoint", "resume", "run_dir", "to", "init_from", "task", "runs"),
     *("callbacks.samples.prompt", "callbacks.attention.prompt", "data.path", "data.cache_dir"),
 }
-REPEATABLE = {"prompt", "stop", "task"}
+REPEATABLE = {"prompt", "stop", "task", "runs"}
 """Given several times, these make a list; any other key's last value counts."""
+NEVER_NULL = {"prompt", "runs"}
+"""Here `null` is a text like any other, for they must have one."""
 
 
 def quote_free_text(arguments: list[str]) -> list[str]:
@@ -26,7 +28,7 @@ def quote_free_text(arguments: list[str]) -> list[str]:
     for argument in arguments:
         key, equals, text = argument.partition("=")
         name = key.lstrip("+")
-        if not equals or name not in FREE_TEXT or (text == "null" and name != "prompt"):
+        if not equals or name not in FREE_TEXT or (text == "null" and name not in NEVER_NULL):
             quoted.append(argument)
         elif name not in REPEATABLE:
             quoted.append(f"{key}={_quote(text)}")

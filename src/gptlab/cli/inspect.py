@@ -12,7 +12,7 @@ from gptlab import build
 from gptlab.checkpoint import Loaded
 from gptlab.cli.asked_for import load_asked_for
 from gptlab.cli.compose import run_command
-from gptlab.cli.report import shortened
+from gptlab.cli.report import counted, shortened
 from gptlab.directories import absolute, made_whole
 from gptlab.errors import UserError
 from gptlab.inspection.board import embedded_ids
@@ -41,7 +41,7 @@ def run_inspect(cfg: DictConfig) -> int:
     to = settings.to if settings.to is not None else str(_place(loaded, settings.prompt))
     directory = _check_place(to)
 
-    print(f"looking into {settings.checkpoint or shortened(loaded.path)}, {_counted(len(ids), 'token')}", flush=True)
+    print(f"looking into {settings.checkpoint or shortened(loaded.path)}, {counted(len(ids), 'token')}", flush=True)
     try:
         inspection = look(loaded.model.to(device), ids, top_k=settings.top_k)
     except ValueError as error:
@@ -120,9 +120,9 @@ def _facts(loaded: Loaded, inspection: Inspection) -> dict[str, str]:
     steps = loaded.training.get("steps")
     facts = {
         "model": shortened(loaded.path) if Path(loaded.name).exists() else loaded.name,
-        "size": f"{_counted(n_layers, 'layer')}, {_counted(n_heads, 'head')} each, {n_parameters:,} parameters",
+        "size": f"{counted(n_layers, 'layer')}, {counted(n_heads, 'head')} each, {n_parameters:,} parameters",
         "trained": f"{steps:,} steps" if steps is not None else "",
-        "text": _counted(n_tokens, "token"),
+        "text": counted(n_tokens, "token"),
         "loss": _loss(inspection),
     }
     return {name: value for name, value in facts.items() if value}
@@ -148,7 +148,3 @@ def _report(directory: Path, inspection: Inspection, texts: dict[int, str]) -> N
     print("\nnext:")
     print(f"  python -m webbrowser {(directory / PAGE).as_uri()}")
     print(f"  tensorboard --logdir {logdir}")
-
-
-def _counted(n: int, what: str) -> str:
-    return f"{n:,} {what}" + ("" if n == 1 else "s")

@@ -48,6 +48,11 @@ def shortened(path: Path) -> str:
     return str(path) if relative.startswith("..") else relative
 
 
+def counted(n: int, what: str) -> str:
+    """`1 run`, `2,000 runs`."""
+    return f"{n:,} {what}" + ("" if n == 1 else "s")
+
+
 def _rows(summary: dict[str, Any], place: str) -> dict[str, str]:
     minutes, seconds = divmod(round(summary["seconds"]), 60)
     rows = {
