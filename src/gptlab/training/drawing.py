@@ -23,14 +23,14 @@ def frame(axes: "Axes") -> None:
 
 
 def log_scale(axes: "Axes") -> None:
-    """Ticks at 1, 2, 5, 10, ... in plain numbers; closer ones in a narrow range, or it would have none."""
+    """Ticks at 1, 2, 5, 10, ... in short numbers; closer ones in a narrow range, or it would have none."""
     from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter
 
     axes.set_yscale("log")
     low, high = axes.get_ylim()
     subs = (1, 2, 5) if high > 5 * low else (1, 1.2, 1.5, 2, 2.5, 3, 4, 5, 6, 8)
     axes.yaxis.set_major_locator(LogLocator(subs=subs) if high > 1.6 * low else MaxNLocator("auto", steps=EVEN))
-    axes.yaxis.set_major_formatter(lambda value, _: f"{value:,.4g}")
+    axes.yaxis.set_major_formatter(lambda value, _: short(value))
     axes.yaxis.set_minor_formatter(NullFormatter())
 
 
