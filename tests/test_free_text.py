@@ -1,10 +1,11 @@
 import pytest
+from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from omegaconf import OmegaConf
 
-from gptlab.cli.free_text import quote_free_text
+from gptlab.cli.free_text import plain_words, quote_free_text
 
 PARSER = OverridesParser.create()
 AWKWARD = st.text(
@@ -54,3 +55,41 @@ def test_null_is_null_where_there_may_be_nothing() -> None:
 def test_everything_else_is_left_to_hydra() -> None:
     arguments = ["-m", "optimizer.lr=1e-3,1e-4", "model=gpt2", "seed=range(3)", "~logger"]
     assert quote_free_text(arguments) == arguments
+
+
+KEYS = ["data.path", "+data.path", "data.cache_dir", "run_dir", "init_from", "callbacks.samples.prompt"]
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.lists(st.tuples(st.sampled_from(KEYS), AWKWARD | st.just("null")), unique_by=lambda pair: pair[0]))
+@example([("data.path", " \\"), ("run_dir", 'a\\"b\\\\'), ("init_from", "\\\\${x}\\${")])
+@example([("run_dir", "null"), ("init_from", "")])
+def test_what_was_quoted_can_be_typed_again(pairs: list[tuple[str, str]]) -> None:
+    words = [f"{key}={text}" for key, text in pairs]
+    assert plain_words(quote_free_text(words)) == words
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.lists(st.tuples(st.sampled_from(KEYS), AWKWARD | st.just("null")), unique_by=lambda pair: pair[0]))
+def test_also_after_a_sweeper_has_rewritten_the_quotes(pairs: list[tuple[str, str]]) -> None:
+    words = [f"{key}={text}" for key, text in pairs]
+    overrides = PARSER.parse_overrides([*quote_free_text(words), "seed=1,2"])
+    for number, job in enumerate(BasicSweeper.split_arguments(overrides, max_batch_size=None)[0]):
+        assert plain_words(job) == [*words, f"seed={number + 1}"]
+
+
+@given(st.lists(AWKWARD, min_size=2, max_size=3))
+def test_a_batch_is_typed_one_by_one(texts: list[str]) -> None:
+    words = [f"prompt={text}" for text in texts]
+    assert plain_words(quote_free_text(words)) == words
+
+
+def test_all_other_words_are_typed_as_they_are() -> None:
+    overrides = [
+        "optimizer.lr=1e-3",
+        "~callbacks.samples",
+        "+trainer.foo={a:1}",
+        "model/attention=plain",
+        "experiment=x",
+    ]
+    assert plain_words(overrides) == overrides

@@ -176,6 +176,11 @@ def literal(value: Any) -> Any:
     return re.sub(r"(\\*)\$\{", lambda match: match[1] * 2 + r"\${", value) if isinstance(value, str) else value
 
 
+def plain_text(text: str) -> str:
+    r"""What `literal` was given: `${` for `\${`, and half of the backslashes in front of that."""
+    return re.sub(r"(\\*)\\\$\{", lambda match: match[1][: len(match[1]) // 2] + "${", text)
+
+
 def keyed(config: Config, group: str) -> list[Any]:
     """The loggers or the callbacks: a group of named nodes, of which a user switches one off with null."""
     root = {key: literal(value) for key, value in config.items() if not isinstance(value, dict | list)}

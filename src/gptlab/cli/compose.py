@@ -12,6 +12,7 @@ import hydra
 from hydra._internal.utils import get_args_parser
 from omegaconf import DictConfig
 
+from gptlab.cli.experiment_file import with_experiment_files
 from gptlab.cli.explain import CONF, FULL_ERROR, explain, what_failed
 from gptlab.cli.free_text import quote_free_text
 from gptlab.errors import UserError
@@ -45,7 +46,8 @@ def run_command(task: Callable[[DictConfig], int], *, config_name: str, argument
 
     logging.getLogger("hydra.utils").setLevel(logging.CRITICAL)  # it logs what it raises
     try:
-        words = _flags_first(quote_free_text(arguments))
+        named = with_experiment_files(arguments) if config_name == "train" else arguments
+        words = _flags_first(quote_free_text(named))
         _check_flags(words, config_name)
         with _argv([typed[0], *words]):
             hydra.main(version_base="1.3", config_path=str(CONF), config_name=config_name)(composed)()

@@ -16,6 +16,7 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from gptlab.arguments import nearest
+from gptlab.cli.experiment_file import GROUP, file_at_fault, is_path, with_experiment_files, with_paths
 from gptlab.errors import UserError
 
 
@@ -64,14 +65,16 @@ def explain(error: Exception, config_name: str, arguments: list[str]) -> str | N
         group, _, choice = str(error.missing_cfg_file).rpartition("/")
         options = [str(option) for option in error.options or ()]
         there_are = f" (there are {', '.join(sorted(options))})" if options else ""
-        return f"{group or config_name}={choice} is not one of the choices{nearest(choice, options)}{there_are}"
+        wrong = f"{group or config_name}={choice} is not one of the choices"
+        return f"{file_at_fault(error)}{wrong}{nearest(choice, options)}{there_are}"
     if isinstance(error, ValueError) and str(error).startswith("Config group override"):  # a number, null or a list
         return next(filter(None, map(_no_choice, arguments)), None)
     if isinstance(error, ConfigCompositionException | HydraException | OmegaConfBaseException):
         key = re.search(r"Could not (?:override|delete|append to config).*? '([^'@]+)", str(error))
         if key is None:
-            return str(error).splitlines()[0]
-        return _unknown_key(key[1].lstrip("+~"), config_name, arguments)
+            first, *more = str(error).splitlines()
+            return with_paths(" ".join([first, *more[:1]]) if first.endswith("while composing config:") else first)
+        return file_at_fault(error) + _unknown_key(key[1].lstrip("+~"), config_name, arguments)
     if isinstance(error, TypeError | ValueError | AttributeError) and _is_from_hydra(error):
         return (
             f"these overrides cannot be composed ({' '.join(str(error).split())}): {command_line(config_name)} --help"
@@ -90,7 +93,7 @@ def _no_choice(argument: str) -> str | None:
     key, equals, choice = argument.partition("=")
     group = key.lstrip("+~").partition("@")[0]
     there_are = sorted(path.stem for path in (CONF / group).glob("*.yaml"))
-    if not group or not there_are:
+    if not group or not there_are or (group == GROUP and is_path(choice)):
         return f"{argument!r} cannot be read as key=value" if equals and not group else None
     return None if choice in there_are else f"{argument} is not one of the choices (there are {', '.join(there_are)})"
 
@@ -119,7 +122,9 @@ def _known_keys(config_name: str, arguments: list[str]) -> list[str]:
     GlobalHydra.instance().clear()
     keys: list[str] = []
     with initialize_config_dir(str(CONF), version_base="1.3"):
-        chosen = [a for a in arguments if re.fullmatch(r"[\w/]+=[\w-]+", a) and (CONF / a.partition("=")[0]).is_dir()]
+        with suppress(UserError):  # a file that is there no more
+            arguments = with_experiment_files(arguments)
+        chosen = [a for a in arguments if re.fullmatch(r"[\w/]+=[\w%.-]+", a) and (CONF / a.partition("=")[0]).is_dir()]
         for overrides in (chosen, []):
             with suppress(HydraException, OmegaConfBaseException):
                 keys += _dotted(OmegaConf.to_container(compose(config_name, overrides=overrides)))

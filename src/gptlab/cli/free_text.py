@@ -5,11 +5,16 @@ the keys below are therefore quoted before Hydra sees them:
 
 >>> quote_free_text(["prompt=What's up?", "seed=3"])
 ['prompt="What\'s up?"', 'seed=3']
+>>> plain_words(['prompt="What\'s up?"', 'seed=3'])
+["prompt=What's up?", 'seed=3']
 """
 
 import re
 
-from gptlab.build import literal
+from hydra.core.override_parser.overrides_parser import OverridesParser
+
+from gptlab.build import literal, plain_text
+from gptlab.cli.experiment_file import with_typed_path
 
 FREE_TEXT = {
     *("prompt", "stop", "checkpoint", "resume", "run_dir", "to", "init_from", "task", "runs"),
@@ -37,6 +42,25 @@ def quote_free_text(arguments: list[str]) -> list[str]:
     for key, values in texts.items():
         quoted.append(f"{key}={values[0]}" if len(values) == 1 else f"{key}=[{','.join(values)}]")
     return quoted
+
+
+def plain_words(overrides: list[str]) -> list[str]:
+    """The command line words for overrides in Hydra's grammar: what was quoted, or named for Hydra, as it was typed.
+
+    Args:
+        overrides: as HydraConfig holds them, or as a sweeper hands them on, who may quote in another way.
+    """
+    parser = OverridesParser.create()
+    words: list[str] = []
+    for override in overrides:
+        key, equals, _ = override.partition("=")
+        if not equals or key.lstrip("+") not in FREE_TEXT:
+            words.append(with_typed_path(override))
+            continue
+        value = parser.parse_override(override).value()
+        for text in value if isinstance(value, list) else [value]:
+            words.append(f"{key}={'null' if text is None else plain_text(str(text))}")
+    return words
 
 
 def _quote(text: str) -> str:

@@ -15,6 +15,7 @@ from omegaconf import DictConfig
 from gptlab import build
 from gptlab.checkpoint import Loaded, load
 from gptlab.cli.compose import run_command
+from gptlab.cli.experiment_file import experiment_name
 from gptlab.cli.init_from import check_vocabulary, initial_model, starting_config
 from gptlab.cli.prepared_data import PreparedData, prepare_data
 from gptlab.cli.report import report, shortened
@@ -271,7 +272,7 @@ def _announce(
 
 def _experiment() -> str:
     """The name that runs are filed under: the experiment's, or `default`."""
-    return Path(HydraConfig.get().runtime.choices.get("experiment") or "default").stem
+    return experiment_name(HydraConfig.get().runtime.choices.get("experiment"))
 
 
 def _wanted_run_dir(run_dir: str | None) -> str | None:

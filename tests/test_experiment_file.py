@@ -1,0 +1,202 @@
+"""Experiment files anywhere."""
+
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import yaml
+from hydra import compose, initialize_config_dir
+
+from conftest import CONF, ROOT, TINY, Result, choices
+from gptlab import build
+from gptlab.cli.experiment_file import with_experiment_files
+from gptlab.cli.free_text import plain_words, quote_free_text
+
+Command = Callable[..., Result]
+
+SMALL = """\
+defaults:
+  - override /data: text
+  - override /model/attention: plain
+
+max_steps: 7
+data:
+  path: poem.txt
+optimizer:
+  lr: 3e-3
+"""
+
+
+def composed(*words: str) -> build.Config:
+    """What a command line composes to, but for what a run has for itself."""
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        config = build.resolve(compose("train", overrides=quote_free_text(with_experiment_files(list(words)))))
+    return {key: value for key, value in config.items() if key not in ("run_dir", "resume")}
+
+
+def written(path: Path, text: str) -> str:
+    """The file's name, as a word to type."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(text, encoding="utf-8")
+    return f"experiment={path}"
+
+
+# from anywhere
+
+
+@pytest.mark.parametrize("name", choices("experiment"))
+def test_a_file_anywhere_composes_as_one_of_conf_experiment(tmp_path: Path, name: str) -> None:
+    shutil.copy(CONF / "experiment" / f"{name}.yaml", tmp_path / "elsewhere.yaml")
+    path = "data.path=somewhere.txt"
+    assert composed(f"experiment={tmp_path}/elsewhere.yaml", path) == composed(f"experiment={name}", path)
+
+
+@pytest.mark.parametrize("header", ["", "# @package _global_\n", "# A comment.\n"])
+def test_it_overlays_everything_and_the_command_line_beats_it(tmp_path: Path, header: str) -> None:
+    word = written(tmp_path / "small.yaml", header + SMALL)
+    config = composed(word, "optimizer.lr=1", "context_length=32")
+    assert config["model"]["attention"]["_target_"].endswith("PlainAttention")
+    assert (config["max_steps"], config["schedule"]["total_steps"]) == (7, 7)
+    assert (config["optimizer"]["lr"], config["context_length"]) == (1, 32)
+    assert "FusedAttention" in composed(word, "model/attention=fused")["model"]["attention"]["_target_"]
+
+
+def test_it_may_build_on_one_of_conf_experiment(tmp_path: Path) -> None:
+    word = written(tmp_path / "more.yaml", "defaults:\n  - verdict\n  - _self_\nmax_steps: 7\n")
+    config = composed(word, "data.path=x.txt")
+    assert (config["max_steps"], config["context_length"]) == (7, 256)
+
+
+@pytest.mark.parametrize(
+    "place",
+    [
+        "x.yaml",
+        "x.yml",
+        "./verdict.yaml",
+        "a b/,[1]=${x}'\".yaml",
+        "~/home.yaml",
+        "caf\u00e9%20~/\\x.yaml",
+        "???/x.yaml",
+    ],
+)
+def test_any_path_names_it(workplace: Path, monkeypatch: pytest.MonkeyPatch, place: str) -> None:
+    monkeypatch.setenv("HOME", str(workplace))
+    written(Path(place).expanduser(), "seed: 77\n")
+    assert composed(f"experiment={place}")["seed"] == 77
+    absolute = Path(place).expanduser().absolute()
+    typed = plain_words(with_experiment_files([f"experiment={place}", "seed=1"]))
+    assert typed == [f"experiment={absolute}", "seed=1"]
+    assert composed(*typed)["seed"] == 1
+
+
+def test_its_runs_are_filed_under_its_name(gptlab: Command, workplace: Path) -> None:
+    written(workplace / "kept" / "my best.yaml", SMALL)
+    arguments = [word for word in TINY if not word.startswith(("data", "max_steps"))]
+    result = gptlab("train", "experiment=kept/my best.yaml", *arguments, "max_steps=3")
+    assert result.status == 0, result.err
+    (run,) = (workplace / "outputs" / "my best").iterdir()
+    assert yaml.safe_load((run / "config.yaml").read_text())["optimizer"]["lr"] == 3e-3
+    (workplace / "kept" / "my best.yaml").unlink()
+    assert gptlab("train", f"resume={run}", "max_steps=4").status == 0, "a run needs nothing but its directory"
+
+
+def test_a_multirun_takes_it_too(gptlab: Command, workplace: Path) -> None:
+    written(workplace / "kept" / "my best.yaml", SMALL)
+    arguments = [word for word in TINY if not word.startswith("data")]
+    result = gptlab("train", "-m", "experiment=kept/my best.yaml", *arguments, "seed=1,2", "hydra.sweep.dir=sweep")
+    assert result.status == 0, result.err
+    configs = [yaml.safe_load((workplace / "sweep" / number / "config.yaml").read_text()) for number in "01"]
+    assert [(config["seed"], config["optimizer"]["lr"]) for config in configs] == [(1, 3e-3), (2, 3e-3)]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("launcher", ["submitit_local", "joblib"])
+def test_jobs_that_other_processes_compose_have_it_too(workplace: Path, launcher: str) -> None:
+    pytest.importorskip(f"hydra_plugins.hydra_{launcher.partition('_')[0]}_launcher")
+    written(workplace / "my best.yaml", SMALL)
+    arguments = [word for word in TINY if not word.startswith("data")]
+    sweep = ["-m", "seed=1,2", "hydra.sweep.dir=sweep", f"hydra/launcher={launcher}"]
+    command = [sys.executable, str(ROOT / "train.py"), *sweep, "experiment=my best.yaml", *arguments]
+    subprocess.run(command, cwd=workplace, check=True, capture_output=True, timeout=200)
+    for number in "01":
+        assert yaml.safe_load((workplace / "sweep" / number / "config.yaml").read_text())["optimizer"]["lr"] == 3e-3
+
+
+@pytest.mark.slow
+def test_ranks_have_it_too(workplace: Path) -> None:
+    written(workplace / "my best.yaml", SMALL)
+    arguments = [word for word in TINY if not word.startswith(("data", "trainer"))]
+    two = ["trainer=ddp", "trainer.accelerator=cpu", "trainer.devices=2", "run_dir=run"]
+    command = [sys.executable, str(ROOT / "train.py"), "experiment=my best.yaml", *arguments, *two]
+    run = subprocess.run(command, cwd=workplace, check=True, capture_output=True, text=True, timeout=200)
+    assert "finished       6 steps" in run.stdout
+
+
+BAD = {
+    # the file's text, and words that the sentence must have
+    "no yaml": ("seed: [1,", ["experiment=bad.yaml is no yaml file that can be read: line 1"]),
+    "no text": ("seed: caf\udce9", ["is no yaml file that can be read"]),
+    "same key twice": ("seed: 1\nseed: 2", ["line 2", "duplicate key seed"]),
+    "an object": ("a: !!python/object:os.system {}", ["could not determine a constructor"]),
+    "empty": ("\n", ["holds no settings"]),
+    "list": ("- seed: 1", ["holds no settings: an experiment is a mapping"]),
+    "number": ("3", ["holds no settings"]),
+    "key that is no text": ("optimizer: {true: 3}", ["True is no name of a setting"]),
+    "defaults that are no list": ("defaults: {override /model: gpt2}", ["defaults must be a list"]),
+    "two defaults in one": ("defaults: [{override /model: gpt2, override /data: text}]", ["defaults must be a list"]),
+    "choice that is no name": ("defaults: [{override /model: [3]}]", ["defaults must be a list"]),
+    "unknown group": ("defaults: [{override /modle: gpt2}]", ["bad.yaml: modle is not a setting; did you mean model?"]),
+    "unknown choice": ("defaults: [{override /model: gpt3}]", ["model=gpt3 is not one of the choices; did you mean"]),
+    "unknown experiment": ("defaults: [verdic]", ["bad.yaml: experiment=verdic is not one of the choices"]),
+    "group without override": ("defaults: [{/model: gpt2}]", ["To override a value use 'override model: gpt2'"]),
+    "override before others": ("defaults: [{override /model: gpt2}, verdict]", ["In ", "bad.yaml: Override 'model"]),
+    "unknown key": ("sed: 3", ["sed is not a setting; did you mean seed?"]),
+    "unknown key in a group": ("optimizer: {lrr: 3}", ["optimizer.lrr is not a setting of adamw; did you mean lr?"]),
+    "list for a group": ("optimizer: [3]", ["bad.yaml", "Cannot merge DictConfig with ListConfig"]),
+    "interpolation of nothing": ("seed: ${sed}", ["'sed' not found"]),
+    "wrong type": ("seed: many", ["seed=many must be a whole number"]),
+}
+
+
+@pytest.mark.parametrize("case", BAD)
+def test_a_file_that_is_none_is_one_sentence(gptlab: Command, workplace: Path, case: str) -> None:
+    text, words = BAD[case]
+    (workplace / "bad.yaml").write_text(text, errors="surrogateescape")
+    check_refused(gptlab, workplace, ["experiment=bad.yaml"], words)
+
+
+@pytest.mark.parametrize(
+    ("word", "sentence"),
+    [
+        ("experiment=nowhere.yaml", "experiment=nowhere.yaml: there is no such file"),
+        ("experiment=verdict.yaml", "a plain name, without .yaml and /, is one of conf/experiment"),
+        ("experiment=nowhere/verdict", "there is no such file"),
+        ("experiment=folder.yaml", "experiment=folder.yaml is a directory"),
+        ("experiment=./poem.txt", "experiment=./poem.txt is no .yaml file"),
+        ("experiment=~nobody-at-all/x.yaml", "without ~"),
+        ("+experiment=good.yaml", "Multiple values for experiment"),
+        ("model=3 experiment=good.yaml", "model=3 is not one of the choices"),
+        ("experiment=good.yaml model=3", "model=3 is not one of the choices"),
+        ("experiment=good.yaml optimizer.muh=3", "optimizer.muh is not a setting"),
+        ("experiment=good.yaml callbacks.attention.promt=a", "did you mean callbacks.attention.prompt?"),
+    ],
+)
+def test_what_cannot_be_meant_is_one_sentence(gptlab: Command, workplace: Path, word: str, sentence: str) -> None:
+    (workplace / "folder.yaml").mkdir()
+    written(workplace / "good.yaml", "defaults:\n  - override /callbacks: attention\n")
+    check_refused(gptlab, workplace, word.split(), [sentence])
+
+
+def check_refused(gptlab: Command, workplace: Path, words: list[str], sentence: list[str]) -> None:
+    before = set(workplace.rglob("*"))
+    result = gptlab("train", *words)
+    assert result.status == 2, result
+    assert result.err.startswith("error: ")
+    assert result.err.count("\n") == 1, result.err
+    assert "%2F" not in result.err
+    for words_in_it in sentence:
+        assert words_in_it in result.err
+    assert set(workplace.rglob("*")) == before
