@@ -1,5 +1,6 @@
-"""Experiment files anywhere."""
+"""Experiment files anywhere, and those that repeat a run."""
 
+import io
 import shutil
 import subprocess
 import sys
@@ -9,10 +10,18 @@ from pathlib import Path
 import pytest
 import yaml
 from hydra import compose, initialize_config_dir
+from hydra.core.global_hydra import GlobalHydra
+from hydra.core.hydra_config import HydraConfig
+from hydra.plugins.config_source import ConfigSource
+from hypothesis import HealthCheck, example, given, settings
+from hypothesis import strategies as st
+from omegaconf import DictConfig, OmegaConf
 
 from conftest import CONF, ROOT, TINY, Result, choices
 from gptlab import build
+from gptlab.cli.compose import run_command
 from gptlab.cli.experiment_file import with_experiment_files
+from gptlab.cli.experiment_text import as_comments, experiment_of
 from gptlab.cli.free_text import plain_words, quote_free_text
 
 Command = Callable[..., Result]
@@ -200,3 +209,149 @@ def check_refused(gptlab: Command, workplace: Path, words: list[str], sentence: 
     for words_in_it in sentence:
         assert words_in_it in result.err
     assert set(workplace.rglob("*")) == before
+
+
+# that repeat a run
+
+TEXT = st.text(
+    st.one_of(st.sampled_from("\\${}'\"[](),=:#@-&*!|>%`~? \n\tab1e_."), st.characters(exclude_categories=["Cs"])),
+    min_size=1,
+    max_size=12,
+).filter(lambda text: not text.startswith("~"))  # nobody's home
+LIKE_NUMBERS = st.sampled_from(["1e-3", "1_000", "0x1f", "true", "~", "2024-01-01", ".5", "1:30", "null", "yes", "="])
+NAMES = ("tokenizer", "model", "model/attention", "model/init", "schedule", "trainer", "callbacks")
+GROUPS = {group: choices(group) for group in NAMES}
+VALUES = {
+    "optimizer.lr": st.sampled_from(["1e-3", "0.002", "2e-3", "1"]),
+    "optimizer.betas": st.sampled_from(["[0.9,0.95]", "[0.9,0.99]"]),
+    "model.n_layers": st.integers(1, 3),
+    "model.dropout": st.sampled_from(["0.0", "0", "0.25"]),
+    "model.qkv_bias": st.sampled_from(["true", "false", "1"]),
+    "micro_batch_size": st.sampled_from(["null", "2"]),
+    "max_steps": st.sampled_from(["300", "40", "${save_every}"]),
+    "seed": st.integers(0, 3),
+    "schedule.warmup_steps": st.integers(49, 51),
+    "trainer.devices": st.sampled_from(["auto", "1", "[0,1]"]),
+    "trainer.strategy": st.sampled_from(["auto", "ddp", "{_target_:some.Strategy,options:{a:1,b:[]}}"]),
+    "+trainer.foo": st.sampled_from(["1", "{a:{b:{}}}", "[{a:1},2]", "'1e-3'", "1_0", "${max_steps}"]),
+    "callbacks.samples.prompt": TEXT | LIKE_NUMBERS,
+    "callbacks.curves.every_seconds": st.sampled_from(["60", "1.5", ".inf", "nan"]),
+    "data.cache_dir": TEXT | LIKE_NUMBERS,
+    "init_from": st.sampled_from(["gpt2", "null", "somebody/gpt2", "./gpt2", "poem.txt", "${x}"]),
+    "run_dir": TEXT,
+}
+TAKEN_AWAY = st.sampled_from(["~logger", "~logger.csv", "logger.tensorboard=null", "~callbacks.curves", "~callbacks"])
+
+
+@st.composite
+def command_lines(draw: st.DrawFn) -> list[str]:
+    experiment = draw(st.sampled_from([None, *choices("experiment")]))
+    words = [f"experiment={experiment}"] if experiment is not None else []
+    if experiment is not None or draw(st.booleans()):
+        words += ["data=text", f"data.path={draw(TEXT | LIKE_NUMBERS.filter(lambda text: text != 'null'))}"]
+    taken_away = draw(st.none() | TAKEN_AWAY)
+    for key in draw(st.lists(st.sampled_from([*GROUPS, *VALUES]), unique=True, max_size=8)):
+        if taken_away is None or not key.startswith("callbacks"):
+            words.append(f"{key}={draw(VALUES[key] if key in VALUES else st.sampled_from(GROUPS[key]))}")
+    return [*words, taken_away] if taken_away is not None else words
+
+
+def comparable(config: build.Config) -> str:
+    """With what null switches off left out, and paths as they hold from anywhere; 1 is not true."""
+    for group in build.LATE_GROUPS:
+        config[group] = {name: node for name, node in config.get(group, {}).items() if node is not None}
+    config["data"] = {
+        key: str(Path(value).expanduser().absolute()) if key in ("path", "cache_dir") and value else value
+        for key, value in config["data"].items()
+    }
+    if config["init_from"] is not None and Path(config["init_from"]).exists():
+        config["init_from"] = str(Path(config["init_from"]).absolute())
+    return yaml.safe_dump(config)
+
+
+@settings(max_examples=6, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(words=command_lines())
+@example(words=[])
+@example(words=["callbacks=[default,attention]", "model/attention=[plain]"])
+@example(words=["data=text", "data.path=\\\\${x}/${oc.env:HOME} a: #b", "callbacks.samples.prompt=\\${max_steps}\\"])
+def test_the_file_of_a_run_composes_to_the_same(workplace: Path, words: list[str]) -> None:
+    text = experiment_of(words, comment="What it is.")
+    assert text.startswith("# @package _global_\n# What it is.\n")
+    assert "take no setting away" not in text
+    again = composed(written(workplace / "kept" / "best.yaml", text))
+    assert comparable(again) == comparable(composed(*words))
+
+
+@pytest.mark.parametrize("name", choices("experiment"))
+def test_every_experiment_can_be_repeated(workplace: Path, name: str) -> None:
+    words = [f"experiment={name}", "data.path=some text.txt"]
+    text = experiment_of(words, comment="It.")
+    assert comparable(composed(written(workplace / "best.yaml", text))) == comparable(composed(*words))
+    assert experiment_of(["experiment=best.yaml"], comment="It.") == text, "again, from a path"
+
+
+def test_it_holds_choices_and_what_they_do_not_say() -> None:
+    words = ["experiment=verdict", "model/init=gpt2", "data.path=/texts/a.txt", "optimizer.lr=1e-3", "run_dir=there"]
+    words += ["~callbacks.samples", "seed=1337", "schedule.warmup_steps=${max_steps}"]
+    text = experiment_of(words, comment="One.\nTwo.")
+    assert text == (
+        "# @package _global_\n# One.\n# Two.\ndefaults:\n- override /data: text\n- override /model: gpt2\n"
+        "- override /schedule: constant\n- override /tokenizer: gpt2\n"
+        "data:\n  path: /texts/a.txt\nmodel:\n  qkv_bias: false\n  tie_head: false\n"
+        "optimizer:\n  lr: 0.001\n  betas:\n  - 0.9\n  - 0.999\n"
+        "schedule:\n  warmup_steps: ${max_steps}\n"
+        "context_length: 256\nbatch_size: 2\nmax_steps: 90\nvalidate_every: 5\nsave_every: 90\ngrad_clip: null\n"
+        "callbacks:\n  samples: null\n"
+    )
+
+
+def test_what_no_file_can_say_is_in_its_comment() -> None:
+    text = experiment_of(["~schedule.floor", "~grad_clip", "~logger.csv"], comment="It.")
+    assert text.splitlines()[1:4] == [
+        "# It.",
+        "# Not in this file, which can take no setting away: ~schedule.floor",
+        "# Not in this file, which can take no setting away: ~grad_clip",
+    ]
+    assert yaml.safe_load(text) == {"logger": {"csv": None}}
+
+
+@settings(deadline=None)
+@given(comment=st.text(max_size=20))
+@example("@package model\n @a b c\r\x85\u2028# @x")
+def test_any_comment_leaves_the_rest_alone(comment: str) -> None:
+    text = "\n".join(["# @package _global_", *as_comments(comment)])
+    assert ConfigSource._get_header_dict(text)["package"] == "_global_"
+    assert OmegaConf.load(io.StringIO(f"{text}\nseed: 3")) == {"seed": 3}
+
+
+def test_a_run_and_its_repetition_from_elsewhere_are_the_same(
+    gptlab: Command, workplace: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gptlab("train", *TINY, "run_dir=first")
+    written(workplace / "sweep" / "best.yaml", experiment_of(list(TINY), comment="The best."))
+    (workplace / "elsewhere").mkdir()
+    monkeypatch.chdir(workplace / "elsewhere")
+    result = gptlab("train", "experiment=../sweep/best.yaml", "run_dir=again")
+    assert result.status == 0, result.err
+    one, two = (
+        {**yaml.safe_load((workplace / run / "config.yaml").read_text()), "run_dir": None}
+        for run in ("first", "elsewhere/again")
+    )
+    assert one == two
+
+
+def test_it_can_be_asked_for_in_the_midst_of_a_run(workplace: Path) -> None:
+    written(workplace / "my.yaml", SMALL)
+    texts = []
+
+    def task(cfg: DictConfig) -> int:
+        hydra, config = GlobalHydra.instance().hydra, HydraConfig.get()
+        words = plain_words(list(config.overrides.task))
+        texts.append(experiment_of(words, comment=""))
+        assert GlobalHydra.instance().hydra is hydra
+        assert HydraConfig.get() is config
+        return 0
+
+    assert run_command(task, config_name="train", arguments=["experiment=my.yaml", "seed=3"]) == 0
+    assert yaml.safe_load(texts[0])["seed"] == 3
+    assert yaml.safe_load(texts[0])["data"]["path"] == str(workplace / "poem.txt")
