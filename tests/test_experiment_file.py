@@ -112,6 +112,7 @@ def test_its_runs_are_filed_under_its_name(gptlab: Command, workplace: Path) -> 
     assert gptlab("train", f"resume={run}", "max_steps=4").status == 0, "a run needs nothing but its directory"
 
 
+@pytest.mark.slow
 def test_a_multirun_takes_it_too(gptlab: Command, workplace: Path) -> None:
     written(workplace / "kept" / "my best.yaml", SMALL)
     arguments = [word for word in TINY if not word.startswith("data")]

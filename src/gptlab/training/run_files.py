@@ -16,7 +16,7 @@ LAST, PREVIOUS, BEST = "last.ckpt", "previous.ckpt", "best.ckpt"
 SEAL = "# unchanged since the run wrote it: "
 
 LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
-"""libyaml's where it is there: the other needs a second for two hundred runs."""
+"""Plain data alone; libyaml's where it is there, for the other needs a second for two hundred runs."""
 
 APPENDED = (TRAIN_LOG, "events.out.tfevents.*")
 """What grows by records that do not say of which step they are; metrics.csv's do."""
@@ -34,7 +34,7 @@ def read_config(run_dir: Path) -> dict[str, Any] | None:
         text, _, checksum = (run_dir / CONFIG).read_text(encoding="utf-8").rpartition(SEAL)
     except (OSError, UnicodeDecodeError):
         return None
-    return yaml.load(text, Loader=LOADER) if checksum.strip() == _checksum(text) else None
+    return LOADER(text).get_single_data() if checksum.strip() == _checksum(text) else None
 
 
 def _checksum(text: str) -> str:
