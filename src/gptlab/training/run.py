@@ -26,7 +26,7 @@ from gptlab.training.log import RunLog
 from gptlab.training.loggers.tensorboard import TensorBoard
 from gptlab.training.module import TrainingModule
 from gptlab.training.run_files import BEST, LAST, PREVIOUS, SUMMARY, read_summary
-from gptlab.training.stops import Interrupted, NonFiniteError
+from gptlab.training.stops import Interrupted, NonFiniteError, Pruned
 
 log = logging.getLogger("gptlab")
 
@@ -34,8 +34,8 @@ WHAT_HELPS = (
     "what usually helps is a lower optimizer.lr, a longer schedule.warmup_steps or a grad_clip; "
     "on_nonfinite=skip leaves such a step out, trainer.detect_anomaly=true names the operation"
 )
-NOT_OF_THE_STEPS = {"run_dir", "status", "best_checkpoint", "last_checkpoint", "job", "versions"}
-EXIT_STATUS = {"finished": 0, "failed": 1}  # interrupted: 128 + the signal
+NOT_OF_THE_STEPS = {"run_dir", "status", "failure", "best_checkpoint", "last_checkpoint", "job", "versions"}
+EXIT_STATUS = {"finished": 0, "pruned": 0, "failed": 1}  # interrupted: 128 + the signal
 PACKAGES = ("gptlab", "torch", "lightning", "numpy", "tiktoken")
 
 
@@ -44,7 +44,7 @@ class End:
     """How training ended.
 
     Attributes:
-        status: finished, interrupted or failed.
+        status: finished, interrupted, pruned or failed.
         failure: in one line; None where there was none.
         is_shared: whether all ranks have ended like this, at the same step.
         going_on: what `resume=` needs besides, for the run to get further.
@@ -102,7 +102,8 @@ def run(
     with signals.answer():
         end = _train(trainer, module, data, run_dir, run_log, resume_from)
         has_begun = signals.has_begun or end.status == "finished"
-        summary = {**(summarise(trainer, module, run_dir, command) if has_begun else before), "status": end.status}
+        summary = summarise(trainer, module, run_dir, command) if has_begun else before
+        summary = {**summary, "status": end.status, "failure": end.failure}
         if trainer.is_global_zero:
             try:
                 write_json(run_dir / SUMMARY, summary)
@@ -145,6 +146,8 @@ def _train(
     try:
         trainer.fit(module, datamodule=data, ckpt_path=resume_from, weights_only=True)
         end = End("finished")
+    except Pruned:
+        end = End("pruned")
     except (Interrupted, KeyboardInterrupt, SystemExit):  # Lightning turns the second Ctrl-C into an exit
         end = End("interrupted")
     except NonFiniteError as error:
@@ -204,6 +207,7 @@ def summarise(trainer: L.Trainer, module: TrainingModule, run_dir: Path, command
     return {
         "run_dir": str(run_dir),
         "status": None,
+        "failure": None,
         "steps": trainer.global_step,
         "tokens": module.n_tokens,
         "seconds": round(module.clock.seconds, 3),

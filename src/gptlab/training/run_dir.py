@@ -45,11 +45,11 @@ def check_free(wanted: str | None) -> None:
 
 
 @contextmanager
-def held(run_dir: Path, *, key: str) -> Iterator[None]:
+def held(run_dir: Path, *, key: str, patience: float = PATIENCE) -> Iterator[None]:
     """Within the block no other process writes into this run; the lock goes with the process, however that ends.
 
     Raises:
-        UserError: where another process is training it; `key` is what the user named it by.
+        UserError: where another process is training it, also after so many seconds; `key` is what the user named it by.
     """
     lock = FileLock(run_dir / LOCK)
     try:
@@ -57,7 +57,7 @@ def held(run_dir: Path, *, key: str) -> Iterator[None]:
             lock.acquire(timeout=0)
         except Timeout:
             log.info("another process has %s: waiting some seconds, in case that it was just killed", run_dir)
-            lock.acquire(timeout=PATIENCE)
+            lock.acquire(timeout=patience)
     except Timeout:
         raise UserError(f"{key}={run_dir}: another process is training this run: let it end, or stop it") from None
     try:
@@ -83,7 +83,7 @@ def claimed(wanted: str | None, experiment: str) -> Iterator[Path]:
     made = [path for path in (place, *place.parents) if not path.exists()]
     try:
         place.mkdir(parents=True, exist_ok=True)
-        directory = place if wanted is not None else _make_new(place / datetime.now().strftime("%Y-%m-%d_%H-%M-%S"))
+        directory = place if wanted is not None else make_new(place / datetime.now().strftime("%Y-%m-%d_%H-%M-%S"))
         made = [directory, *made] if wanted is None else made
         if not os.access(directory, os.W_OK):
             raise PermissionError(None, "no permission to write", str(directory))
@@ -119,7 +119,8 @@ def _clear(directory: Path) -> None:
         leftover.unlink()
 
 
-def _make_new(directory: Path) -> Path:
+def make_new(directory: Path) -> Path:
+    """Make a directory, with a suffix where the name is taken."""
     candidate, number = directory, 1
     while True:
         try:

@@ -1,0 +1,164 @@
+"""Trials side by side, as processes: here Python one-liners stand for them."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from gptlab.sweep import processes
+from gptlab.sweep.processes import Stopped, run_processes
+from gptlab.sweep.trial import TRIAL, End, Job, this_trial
+
+POSIX = pytest.mark.skipif(sys.platform == "win32", reason="signals are POSIX's")
+UNTIL_STDIN_ENDS = "import sys; sys.stdin.read(); sys.exit(143)"
+
+
+@pytest.fixture(autouse=True)
+def one_liners(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A job's words are a program; it stands in its run directory."""
+    program = "import os, sys; os.chdir(sys.argv[1]); exec(sys.argv[2])"
+    command = property(lambda job: [sys.executable, "-c", program, str(job.run_dir), *job.words])
+    monkeypatch.setattr(Job, "command", command)
+
+
+def jobs(place: Path, *programs: str) -> Iterator[Job]:
+    return (Job(number, (program,), place / str(number)) for number, program in enumerate(programs))
+
+
+def ended(place: Path, *programs: str, lanes: int = 1) -> dict[int, End]:
+    return {job.number: end for job, end in run_processes(jobs(place, *programs), [{}] * lanes)}
+
+
+def finishes(**summary: object) -> str:
+    content = json.dumps({"status": "finished", **summary})
+    return f"open('summary.json', 'w').write({content!r})"
+
+
+def test_the_end_of_each_process_is_that_trial_s_and_no_other_s(tmp_path: Path) -> None:
+    ends = ended(
+        tmp_path,
+        finishes(),
+        finishes(status="pruned"),
+        "print('error: d_model=3 is odd'); sys.exit(2)",
+        "print('failed: MemoryError: too much\\nand more'); sys.exit(1)",
+        f"{finishes(status='failed', failure='the loss is nan in step 4')}; sys.exit(1)",
+        "os.kill(os.getpid(), 9)",
+        "import signal; os.kill(os.getpid(), signal.SIGSEGV)",
+        "sys.exit(0)",
+        "sys.exit(7)",
+        lanes=2,
+    )
+    assert [ends[number].status for number in range(9)] == ["finished", "pruned", *["failed"] * 7]
+    assert [ends[number].reason for number in range(2, 9)] == [
+        "d_model=3 is odd",
+        "MemoryError: too much",
+        "the loss is nan in step 4",
+        "its process was ended by SIGKILL, as the system does when memory runs out",
+        "its process was ended by SIGSEGV",
+        "its process ended without a result",
+        "its process ended with status 7",
+    ]
+
+
+def test_what_a_process_said_is_kept_where_it_failed(tmp_path: Path) -> None:
+    ended(tmp_path, f"print('fine'); {finishes()}", "print('Traceback', file=sys.stderr); sys.exit(1)")
+    assert not (tmp_path / "0" / "output.log").exists()
+    assert (tmp_path / "1" / "output.log").read_text() == "Traceback\n"
+
+
+def test_as_many_run_at_once_as_there_are_lanes_and_a_lane_is_free_again_when_its_trial_ends(tmp_path: Path) -> None:
+    log = tmp_path / "log"
+    say = f"open({str(log)!r}, 'a').write"
+    program = f"import time; {say}(os.environ['LANE'] + ' '); time.sleep(0.2); {say}('-' + os.environ['LANE'] + ' ')"
+    taken = []
+
+    def watched() -> Iterator[Job]:
+        for job in jobs(tmp_path, *[program] * 5):
+            taken.append(time.monotonic())
+            yield job
+
+    ends = list(run_processes(watched(), [{"LANE": "a"}, {"LANE": "b"}]))
+    assert len(ends) == 5
+    open_lanes: set[str] = set()
+    for word in log.read_text().split():
+        if word.startswith("-"):
+            open_lanes.remove(word[1:])
+        else:
+            assert word not in open_lanes
+            open_lanes.add(word)
+    assert taken[2] - taken[0] > 0.2  # it was not taken before there was room for it
+
+
+def test_a_trial_knows_which_one_it_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    list(
+        run_processes(
+            iter([Job(7, (f"open('name', 'w').write(os.environ['{TRIAL}'])",), tmp_path / "a: b" / "7")]), [{}]
+        )
+    )
+    monkeypatch.setenv(TRIAL, (tmp_path / "a: b" / "7" / "name").read_text())
+    assert this_trial() == (tmp_path / "a: b", 7)
+    monkeypatch.delenv(TRIAL)
+    assert this_trial() is None
+
+
+def test_a_run_that_finished_before_its_sweep_was_killed_is_not_run_again(tmp_path: Path) -> None:
+    (tmp_path / "0").mkdir()
+    (tmp_path / "0" / "summary.json").write_text('{"status": "finished"}')
+    assert ended(tmp_path, "sys.exit(1)")[0] == End("finished")
+
+
+@POSIX
+def test_a_signal_lets_trials_save_and_begins_no_more(tmp_path: Path) -> None:
+    threading.Timer(0.5, os.kill, (os.getpid(), signal.SIGTERM)).start()
+    ends = {}
+    running = run_processes(jobs(tmp_path, finishes(), *[UNTIL_STDIN_ENDS] * 4), [{}] * 2)
+    with pytest.raises(Stopped) as stopped:
+        ends.update((job.number, end.status) for job, end in running)
+    assert stopped.value.number == signal.SIGTERM
+    assert ends == {0: "finished", 1: "interrupted", 2: "interrupted"}
+
+
+@POSIX
+def test_a_second_ctrl_c_kills_what_does_not_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(processes, "ONE_PRESS", 0.01)
+    for delay in (0.4, 0.6):
+        threading.Timer(delay, os.kill, (os.getpid(), signal.SIGINT)).start()
+    began = time.monotonic()
+    with pytest.raises(Stopped):
+        assert [end.status for _, end in run_processes(jobs(tmp_path, "import time; time.sleep(60)"), [{}])] == [
+            "interrupted"
+        ]
+    assert time.monotonic() - began < 20
+
+
+@POSIX
+def test_what_a_trial_has_started_ends_with_it(tmp_path: Path) -> None:
+    program = (
+        "import subprocess; p = subprocess.Popen(['sleep', '60']); open('pid', 'w').write(str(p.pid)); sys.exit(1)"
+    )
+    ended(tmp_path, program)
+    pid = int((tmp_path / "0" / "pid").read_text())
+    deadline = time.monotonic() + 10
+    while subprocess.run(["ps", "-o", "stat=", "-p", str(pid)], capture_output=True, text=True).stdout.strip("Z \n+"):
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+
+
+def test_trials_save_and_end_when_whoever_takes_their_ends_fails(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(processes, "PATIENCE", 1.0)
+    saves = "sys.stdin.read(); open('saved', 'w').close()"
+    ends = run_processes(jobs(tmp_path, finishes(), saves, "import time; time.sleep(60)"), [{}] * 3)
+    began = time.monotonic()
+    next(ends)
+    ends.close()
+    assert time.monotonic() - began < 20
+    assert (tmp_path / "1" / "saved").exists()

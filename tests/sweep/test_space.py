@@ -1,0 +1,108 @@
+"""Search spaces in words."""
+
+import math
+from typing import Any
+
+import pytest
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hypothesis import given
+from hypothesis import strategies as st
+
+from gptlab.cli.search_space import search_space
+from gptlab.errors import UserError
+from gptlab.sweep.space import Range, Values, combinations, parameter
+
+NUMBERS = st.floats(1e-12, 1e12) | st.integers(1, 10**9)
+
+
+@given(st.sampled_from(["uniform", "log_uniform"]), NUMBERS, NUMBERS)
+def test_a_range_is_read_as_it_is_written_down(word: str, one: float, other: float) -> None:
+    low, high = sorted((float(one), float(other)))
+    entry = parameter("optimizer.lr", {word: [low, high]})
+    assert parameter("optimizer.lr", entry.definition) == entry
+    assert entry.axis.is_log == (word == "log_uniform")
+    assert entry.distribution()._contains(low)
+    assert entry.distribution()._contains(high)
+
+
+@given(st.floats(allow_nan=False, allow_infinity=False) | st.integers(-(10**12), 10**12))
+def test_a_number_reaches_hydra_as_the_same_number(number: float) -> None:
+    (override,) = OverridesParser.create().parse_overrides([Range("a.b", "uniform", -1.0, 1.0).override(number)])
+    assert override.value() == number
+
+
+@given(
+    st.lists(
+        st.none() | st.booleans() | st.integers() | st.text() | st.lists(st.floats(0, 1) | st.text(max_size=5)),
+        min_size=1,
+        max_size=5,
+    )
+)
+def test_values_of_a_file_reach_hydra_as_the_same_values(values: list[Any]) -> None:
+    distinct = [value for i, value in enumerate(values) if repr(value) not in map(repr, values[:i])]
+    _, (entry,) = search_space({"a.b": {"choice": distinct}}, [], sampler="tpe")
+    assert isinstance(entry, Values)
+    words = [entry.override(value) for value in entry.values]
+    parsed = [override.value() for override in OverridesParser.create().parse_overrides(words)]
+    assert [repr(value) for value in parsed] == [repr(value) for value in distinct]
+
+
+@pytest.mark.parametrize(
+    ("override", "definition"),
+    {
+        "a=1,2,3": {"choice": [1, 2, 3]},
+        "a=1e-3,plain,True": {"choice": [0.001, "plain", "true"]},
+        "a=choice(x,y)": {"choice": ["x", "y"]},
+        "a=range(1,4)": {"choice": [1, 2, 3]},
+        "a=[0.9,0.95],[0.9,0.99]": {"choice": ["[0.9,0.95]", "[0.9,0.99]"]},
+        "a=interval(0.1,1)": {"uniform": [0.1, 1.0]},
+        "a=tag(log,interval(1e-4,1e-2))": {"log_uniform": [1e-4, 1e-2]},
+        "a=int(interval(1,8))": {"int": [1, 8]},
+        "a=tag(log,int(interval(1,8)))": {"log_int": [1, 8]},
+    }.items(),
+)
+def test_hydra_s_grammar_says_the_same(override: str, definition: dict[str, Any]) -> None:
+    fixed, (entry,) = search_space({"a": {"choice": [0]}}, [override, "b=1"], sampler="tpe")
+    assert entry.definition == definition
+    assert fixed == ["b=1"]
+
+
+def test_a_value_on_the_command_line_is_the_value() -> None:
+    fixed, space = search_space({"a": {"choice": [1, 2]}, "b": {"int": [1, 2]}}, ["a=3"], sampler="tpe")
+    assert fixed == ["a=3"]
+    assert [entry.key for entry in space] == ["b"]
+
+
+@pytest.mark.parametrize(
+    ("node", "what"),
+    [
+        ({"log_unifrom": [1, 2]}, "did you mean log_uniform?"),
+        ({"uniform": [2, 1]}, "its bounds are reversed, 2 is more than 1"),
+        ({"log_uniform": [0, 1]}, "begins above zero, not at 0"),
+        ({"log_int": [-1, 1]}, "begins above zero, not at -1"),
+        ({"int": [1.5, 2]}, "wants whole numbers, not 1.5"),
+        ({"int": [1, 8, 0]}, "its step must be at least 1, not 0"),
+        ({"uniform": [1]}, "wants [low, high], not [1]"),
+        ({"uniform": ["a", 1]}, "wants numbers, not 'a'"),
+        ({"uniform": [math.nan, 1]}, "wants numbers, not nan"),
+        ({"uniform": [True, 2]}, "wants numbers, not True"),
+        ({"choice": []}, "has no values to choose from"),
+        ({"choice": [1, 2, 1]}, "has 1 twice"),
+        ({"choice": "ab"}, "wants a list, not 'ab'"),
+        ({"choice": [1], "grid": [2]}, "must be one of"),
+        ([1, 2], "must be one of"),
+    ],
+)
+def test_what_is_no_search_space_is_said_in_one_sentence(node: Any, what: str) -> None:
+    with pytest.raises(UserError) as error:
+        parameter("optimizer.lr", node)
+    assert "optimizer.lr" in str(error.value)
+    assert what in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+def test_a_grid_tries_every_value_with_every_other_the_last_key_first() -> None:
+    space = [parameter("a", {"grid": [1, 2]}), parameter("b", {"choice": ["x", "y"]})]
+    tried = [(trial["a"], trial["b"]) for trial in combinations(space)]
+    assert tried == [(1, "x"), (1, "y"), (2, "x"), (2, "y")]
+    assert list(combinations([])) == [{}]
