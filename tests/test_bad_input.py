@@ -33,7 +33,7 @@ CASES = {
     "group taken away": (["train", "~model"], ["model is missing"]),
     "callback that is no node": (["train", *TINY, "callbacks.samples=3"], ["callbacks.samples has no _target_"]),
     "part that is no node": (["train", "model.init=null"], ["model.init=null must be a node"]),
-    "empty run directory": (["train", "run_dir="], ["run_dir and resume name a directory"]),
+    "empty run directory": (["train", "run_dir="], ["run_dir, resume and resume_sweep name a directory"]),
     "endless learning rate": (["train", "optimizer.lr=inf"], ["optimizer.lr=inf", "finite"]),
     "path over two lines": (["train", "data=text", "data.path=no\nfile"], ["data.path=no file", "no such file"]),
     "unknown group": (["train", "modle=gpt2"], ["modle is not a setting", "did you mean model"]),

@@ -29,6 +29,7 @@ SUMMARY_KEYS = {
     *(
         "run_dir",
         "status",
+        "failure",
         "steps",
         "tokens",
         "seconds",
@@ -98,7 +99,7 @@ def test_the_summary_has_every_key_and_agrees_with_the_rows(gptlab: Command, wor
     assert content["tokens"] == 6 * 4 * 16 == int(last["tokens"])
     assert content["val_loss"] == pytest.approx(float(last["val/loss"]), rel=1e-4)
     assert content["best_val_loss"] <= content["val_loss"]
-    assert all(value is not None for key, value in content.items() if key != "job")
+    assert all(value is not None for key, value in content.items() if key not in ("job", "failure"))
     assert Path(content["best_checkpoint"]).exists()
 
 
@@ -294,6 +295,7 @@ def test_a_picture_that_cannot_be_drawn_costs_no_run(
     assert "curves.png could not be drawn (no such colour)" in result.err
 
 
+@pytest.mark.slow
 def test_multirun_over_values_files_each_run_in_its_directory(gptlab: Command, workplace: Path) -> None:
     result = gptlab("train", *TINY, "-m", "optimizer.lr=1e-3,1e-2", "hydra.sweep.dir=sweep")
     assert result.status == 0, result.err

@@ -30,6 +30,7 @@ from gptlab.settings import (
     GenerationSettings,
     InspectionSettings,
     Settings,
+    SweepSettings,
 )
 from gptlab.tokenizer import Tokenizer
 
@@ -103,6 +104,11 @@ def compare_settings(config: Config) -> CompareSettings:
 def doctor_settings(config: Config) -> DoctorSettings:
     """The settings of a look at the machine, checked."""
     return _call(DoctorSettings, config, key="")
+
+
+def sweep_settings(config: Config) -> SweepSettings:
+    """The settings of a sweep, checked."""
+    return _call(SweepSettings, {key: value for key, value in config.items() if key != "_target_"}, key="hydra.sweeper")
 
 
 def data_settings(config: Config) -> DataSettings:

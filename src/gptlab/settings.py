@@ -1,6 +1,7 @@
 """The scalars that a person sets, with their types and limits. The yaml files own the values."""
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 
@@ -25,6 +26,7 @@ class Settings:
     check_device: bool
     run_dir: str | None
     resume: str | None
+    resume_sweep: str | None
     init_from: str | None
 
     def __post_init__(self) -> None:
@@ -41,8 +43,8 @@ class Settings:
                 raise ValueError(f"{name}={value} must be at least 1")
         if not 0 <= self.seed < 2**63:
             raise ValueError(f"seed={self.seed} must lie in [0, 2^63)")
-        if self.run_dir == "" or self.resume == "":
-            raise ValueError("run_dir and resume name a directory: null, or a path that is not empty")
+        if "" in (self.run_dir, self.resume, self.resume_sweep):
+            raise ValueError("run_dir, resume and resume_sweep name a directory: null, or a path that is not empty")
         if self.run_dir == "last":
             raise ValueError("run_dir=last cannot be told from resume=last, the newest run: choose another name")
         if self.init_from == "":
@@ -51,6 +53,31 @@ class Settings:
             raise ValueError(f"on_nonfinite={self.on_nonfinite} must be stop or skip")
         if self.grad_clip is not None and not self.grad_clip > 0:
             raise ValueError(f"grad_clip={self.grad_clip} must be more than 0; null clips nothing")
+
+
+@dataclass(frozen=True)
+class SweepSettings:
+    """The knobs of a sweep, hydra.sweeper; what decides its trials is checked by sweep.definition."""
+
+    space: dict[str, Any]
+    sampler: str
+    pruner: str | None
+    n_trials: int | None
+    n_jobs: int
+    metric: str
+    direction: str
+    seed: int
+    max_failed: float
+
+    def __post_init__(self) -> None:
+        for name in ("n_trials", "n_jobs"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise ValueError(f"{name}={value} must be at least 1")
+        if self.n_trials is None and self.sampler != "grid":
+            raise ValueError(f"n_trials=null: sampler={self.sampler} never comes to an end by itself, say how many")
+        if not 0 <= self.max_failed <= 1:
+            raise ValueError(f"max_failed={self.max_failed} must be a share from 0 to 1")
 
 
 @dataclass(frozen=True)

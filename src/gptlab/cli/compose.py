@@ -6,10 +6,12 @@ import signal
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import NoReturn
+from typing import Any, NoReturn
 
 import hydra
-from hydra._internal.utils import get_args_parser
+from hydra._internal import utils as hydra_utils
+from hydra.core.hydra_config import HydraConfig
+from hydra.types import RunMode
 from omegaconf import DictConfig
 
 from gptlab.cli.experiment_file import with_experiment_files
@@ -18,63 +20,76 @@ from gptlab.cli.free_text import quote_free_text
 from gptlab.errors import UserError
 
 
-def run_command(task: Callable[[DictConfig], int], *, config_name: str, arguments: list[str]) -> int:
+def run_command(
+    task: Callable[[DictConfig], int],
+    *,
+    config_name: str,
+    arguments: list[str],
+    job: Callable[[DictConfig], Any] | None = None,
+) -> int:
     """Compose the configuration, run the task on it, and map what happens to an exit status.
 
     Args:
         task: gets the composed configuration, returns an exit status.
         config_name: a root file of conf/.
         arguments: overrides and Hydra's flags, as typed.
+        job: gets the configuration instead where this is one job of a sweep, in a process of some other launcher's;
+            what it returns goes to the sweep.
 
     Returns:
         0 done, 1 failed, 2 the user's mistake, 130 Ctrl-C.
     """
     ends: list[int | Exception] = []
-    wants_traceback = os.environ.get(FULL_ERROR) == "1"
     typed = list(sys.argv)
-    restore = _raise_instead_of_print()
 
-    def composed(cfg: DictConfig) -> None:
-        restore()
+    def composed(cfg: DictConfig) -> Any:
         with _argv(typed):  # ranks that Lightning launches get the command line as it was typed
+            if job is not None and HydraConfig.get().mode == RunMode.MULTIRUN:
+                return job(cfg)
             try:
                 ends.append(task(cfg))
             except Exception as error:  # Hydra would print lines of its own around it
                 ends.append(error)
-        if ends[-1] != 0:
-            raise SystemExit  # a multirun ends here too
+        return None
 
     logging.getLogger("hydra.utils").setLevel(logging.CRITICAL)  # it logs what it raises
     try:
         named = with_experiment_files(arguments) if config_name == "train" else arguments
         words = _flags_first(quote_free_text(named))
         _check_flags(words, config_name)
-        with _argv([typed[0], *words]):
+        with _argv([typed[0], *words]), _raising_what_it_would_print():
             hydra.main(version_base="1.3", config_path=str(CONF), config_name=config_name)(composed)()
     except SystemExit as error:
-        if not ends:  # --version
+        if not ends:  # --version, and the end of a sweep
             ends.append(error.code if isinstance(error.code, int) else 0)
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         return 128 + signal.SIGINT
     except Exception as error:
         ends.append(error)
-    finally:
-        restore()
 
     end = ends[-1] if ends else 0
     lost = _lost_output()
     if end == 0 and lost is not None:
         end = lost
-    if isinstance(end, int):
-        return end
-    if isinstance(end, BrokenPipeError):  # whoever read our output has gone, as with `| head`
-        return 128 + signal.SIGPIPE
-    if wants_traceback:
+    if isinstance(end, Exception) and os.environ.get(FULL_ERROR) == "1":
         raise end
-    line = explain(end, config_name, arguments)
-    print("error: " + " ".join(line.splitlines()) if line else f"failed: {what_failed(end)}", file=sys.stderr)
-    return 2 if line else 1
+    status, line = status_and_line(end, config_name, arguments)
+    if line is not None:
+        print(line, file=sys.stderr)
+    return status
+
+
+def status_and_line(end: int | Exception, config_name: str, arguments: list[str]) -> tuple[int, str | None]:
+    """The exit status, and what to say where there is something."""
+    if isinstance(end, int):
+        return end, None
+    if isinstance(end, BrokenPipeError):  # whoever read our output has gone, as with `| head`
+        return 128 + signal.SIGPIPE, None
+    mistake = explain(end, config_name, arguments)
+    if mistake is not None:
+        return 2, "error: " + " ".join(mistake.splitlines())
+    return 1, f"failed: {what_failed(end)}"
 
 
 def _flags_first(arguments: list[str]) -> list[str]:
@@ -94,7 +109,7 @@ def _check_flags(arguments: list[str], config_name: str) -> None:
             )
         raise UserError(message)
 
-    parser = get_args_parser()
+    parser = hydra_utils.get_args_parser()
     parser.error = refuse  # type: ignore[method-assign]
     flags = parser.parse_args(arguments)
     if flags.experimental_rerun is not None:
@@ -125,15 +140,12 @@ def _argv(argv: list[str]) -> Iterator[None]:
         sys.argv = before
 
 
-def _raise_instead_of_print() -> Callable[[], None]:
-    """Hydra prints what goes wrong in composing, in several lines, and exits 1; with this variable set it raises."""
-    before = os.environ.get(FULL_ERROR)
-    os.environ[FULL_ERROR] = "1"
-
-    def restore() -> None:
-        if before is None:
-            os.environ.pop(FULL_ERROR, None)
-        else:
-            os.environ[FULL_ERROR] = before
-
-    return restore
+@contextmanager
+def _raising_what_it_would_print() -> Iterator[None]:
+    """Hydra prints what goes wrong in composing, in several lines, and exits 1."""
+    before = hydra_utils.run_and_report
+    hydra_utils.run_and_report = lambda func: func()
+    try:
+        yield
+    finally:
+        hydra_utils.run_and_report = before

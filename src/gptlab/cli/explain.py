@@ -31,6 +31,8 @@ CONF = _conf()
 
 
 FULL_ERROR = "HYDRA_FULL_ERROR"
+OF_A_SWEEP = ("sweep", "sweeper", "launcher")
+"""What people set of Hydra's own node."""
 DISK_ERRORS = {
     errno.ENOSPC: "the disk is full",
     errno.EDQUOT: "your share of the disk (quota) is used up",
@@ -109,6 +111,8 @@ def what_failed(error: BaseException) -> str:
 
 def _unknown_key(key: str, config_name: str, arguments: list[str]) -> str:
     """`key` is in no composed configuration of this command: name what is near."""
+    if key.startswith("hydra.sweeper.space"):
+        return f"{key} cannot be set here: a search space is given as <key>=interval(low,high) or <key>=1,2,3"
     known = _known_keys(config_name, arguments)
     group, _, name = key.rpartition(".")
     if group and name in known:
@@ -127,7 +131,10 @@ def _known_keys(config_name: str, arguments: list[str]) -> list[str]:
         chosen = [a for a in arguments if re.fullmatch(r"[\w/]+=[\w%.-]+", a) and (CONF / a.partition("=")[0]).is_dir()]
         for overrides in (chosen, []):
             with suppress(HydraException, OmegaConfBaseException):
-                keys += _dotted(OmegaConf.to_container(compose(config_name, overrides=overrides)))
+                composed = OmegaConf.to_container(compose(config_name, overrides=overrides, return_hydra_config=True))
+                assert isinstance(composed, dict)
+                hydra = composed.pop("hydra")
+                keys += [*_dotted(composed), *_dotted({name: hydra[name] for name in OF_A_SWEEP}, "hydra.")]
                 break
     if config_name == "train":  # it knows every group, also those of which nothing is chosen
         keys += [path.name for path in CONF.iterdir() if path.is_dir()]

@@ -17,7 +17,7 @@ from gptlab.build import literal, plain_text
 from gptlab.cli.experiment_file import with_typed_path
 
 FREE_TEXT = {
-    *("prompt", "stop", "checkpoint", "resume", "run_dir", "to", "init_from", "task", "runs"),
+    *("prompt", "stop", "checkpoint", "resume", "resume_sweep", "run_dir", "to", "init_from", "task", "runs"),
     *("callbacks.samples.prompt", "callbacks.attention.prompt", "data.path", "data.cache_dir"),
 }
 REPEATABLE = {"prompt", "stop", "task", "runs"}

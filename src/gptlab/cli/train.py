@@ -20,8 +20,14 @@ from gptlab.cli.init_from import check_vocabulary, initial_model, starting_confi
 from gptlab.cli.prepared_data import PreparedData, prepare_data
 from gptlab.cli.report import report, shortened
 from gptlab.cli.resume import NEWEST, NOTHING, Stored, check_same_text, mend, resumed_config, run_to_resume, stored
+from gptlab.cli.sweep import command_to_resume
+from gptlab.cli.trials import trial, unresolved
+from gptlab.errors import UserError
 from gptlab.settings import Settings
 from gptlab.signals import END_OF_PROCESS, answering, leave, unanswered
+from gptlab.sweep.definition import REPORTED
+from gptlab.sweep.study import reporter
+from gptlab.sweep.trial import end_with_the_sweep, this_trial
 from gptlab.tokenizer import Tokenizer
 from gptlab.training import devices
 from gptlab.training.log import RunLog
@@ -40,12 +46,16 @@ log = logging.getLogger("gptlab")
 
 def main(arguments: list[str]) -> int:
     """The exit status of one training command."""
-    return run_command(train, config_name="train", arguments=arguments)
+    return run_command(train, config_name="train", arguments=arguments, job=partial(trial, train))
 
 
 def train(cfg: DictConfig) -> int:
     """One run. Everything is checked before data is read, and all data before a directory is made."""
     config = build.resolve(cfg)
+    if cfg.resume_sweep is not None and HydraConfig.get().mode == RunMode.RUN:
+        raise UserError(command_to_resume(cfg.resume_sweep))
+    if this_trial() is not None and HydraConfig.get().mode == RunMode.RUN and is_rank_zero():
+        end_with_the_sweep()
     run_log = RunLog(speaks=is_rank_zero())
     with ExitStack() as stack:
         stack.enter_context(answering(*unanswered(*END_OF_PROCESS), by=leave))  # until there are steps to finish
@@ -56,7 +66,7 @@ def train(cfg: DictConfig) -> int:
             log.info("this job has been here before: its run in %s is finished", shortened(resume_dir))
             return 0
         if resume_dir is not None:
-            changes = list(HydraConfig.get().overrides.task) if cfg.resume is not None else []
+            changes = unresolved(HydraConfig.get().overrides.task) if cfg.resume is not None else []
             config = resumed_config(resume_dir, before, config, changes)
         build.check(config, trains_tokenizer=config.get("init_from") is None)
         settings = build.settings(config)
@@ -74,7 +84,7 @@ def train(cfg: DictConfig) -> int:
             loaded = load(before.checkpoint or settings.init_from)
             tokenizer = loaded.tokenizer
         if loaded is not None and before.checkpoint is None:
-            config = starting_config(loaded, config, list(HydraConfig.get().overrides.task))
+            config = starting_config(loaded, config, unresolved(HydraConfig.get().overrides.task))
             build.check(config, trains_tokenizer=tokenizer is None)
 
         data = prepare_data(config, settings, tokenizer)
@@ -104,7 +114,9 @@ def train(cfg: DictConfig) -> int:
 
 def _what_is_resumed(cfg: DictConfig, stack: ExitStack) -> tuple[Path | None, Stored]:
     """The run that goes on, held for this process alone, and what it has left; (None, nothing) for a new run."""
-    of_this_job = run_of_this_job(_wanted_run_dir(cfg.run_dir), _experiment(), list(HydraConfig.get().overrides.task))
+    of_this_job = run_of_this_job(
+        _wanted_run_dir(cfg.run_dir), _experiment(), unresolved(HydraConfig.get().overrides.task)
+    )
     if cfg.resume is None and of_this_job is None:
         return None, NOTHING
 
@@ -238,6 +250,7 @@ def _fit(
         check_device(module.model, module.objective, data.train.batch(np.arange(min(rows, len(data.train)))), hardware)
     starts_with_weights = loaded is not None and before.checkpoint is None
     trainer = _trainer(config, settings, hardware, validates_first=starts_with_weights or before.owes_validation)
+    trainer.callbacks.extend(_pruning())  # type: ignore[attr-defined]
     if config["resume"] is not None:
         for logger in trainer.loggers:
             if isinstance(logger, CSV | TensorBoard):
@@ -248,10 +261,22 @@ def _fit(
         data=data_module,
         run_dir=run_dir,
         flat_config={**dict(_flat(config)), **({} if config["resume"] is not None else _choices())},
-        command=list(HydraConfig.get().overrides.task),
+        command=unresolved(HydraConfig.get().overrides.task),
         run_log=run_log,
         resume_from=run_dir / "checkpoints" / LAST if before.checkpoint is not None else None,
     )
+
+
+def _pruning() -> "list[L.Callback]":
+    """What ends a trial early in a sweep that prunes; nothing elsewhere."""
+    trial = this_trial()
+    reports = reporter(*trial) if trial is not None else None
+    if reports is None:
+        return []
+    from gptlab.training.callbacks.pruning import Pruning
+
+    metric, report = reports
+    return [Pruning(metric=REPORTED[metric], report=report)]
 
 
 def _announce(
@@ -285,7 +310,7 @@ def _wanted_run_dir(run_dir: str | None) -> str | None:
 def _flat(config: build.Config) -> Iterator[tuple[str, Any]]:
     """Dotted keys and values, for the HPARAMS tab: what a run is, not where it lies or how it is built."""
     for key, value in build.leaves({name: node for name, node in config.items() if name not in build.LATE_GROUPS}):
-        if not key.rpartition(".")[2].startswith("_") and key not in ("run_dir", "resume"):
+        if not key.rpartition(".")[2].startswith("_") and key not in ("run_dir", "resume", "resume_sweep"):
             yield key, value
 
 

@@ -1,0 +1,175 @@
+"""A multirun, from what Hydra has of it to its exit status: `-m`, `sweep=<choice>` and `resume_sweep=<directory>`."""
+
+import logging
+import os
+from collections.abc import Callable
+from contextlib import ExitStack
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from hydra.plugins.launcher import Launcher
+from omegaconf import DictConfig, OmegaConf, open_dict
+
+from gptlab import build
+from gptlab.cli.free_text import plain_words, quote_free_text
+from gptlab.cli.report import shortened
+from gptlab.cli.search_space import corners, search_space
+from gptlab.cli.sweep_end import finish, pasted
+from gptlab.cli.trials import Trials, child_words, unresolved
+from gptlab.errors import UserError
+from gptlab.settings import SweepSettings
+from gptlab.signals import END_OF_PROCESS, answering, leave
+from gptlab.sweep.definition import SWEEP, Definition
+from gptlab.sweep.processes import PATIENCE
+from gptlab.sweep.search import Search
+from gptlab.sweep.space import Parameter, Values
+from gptlab.sweep.study import mend
+from gptlab.training.log import RunLog
+from gptlab.training.run_dir import held, is_rank_zero, make_new
+
+log = logging.getLogger("gptlab")
+
+PLACES = ("run_dir=", "resume_sweep=", "hydra.sweep.dir=")
+OF_THE_SWEEP = (*PLACES, "hydra.")
+"""What a sweep's command line may have, and its trials' have not."""
+
+
+def sweep(
+    config: DictConfig, loader: Any, overrides: list[str], make_launcher: Callable[[DictConfig], Launcher]
+) -> int:
+    """All trials of a sweep. Everything is checked before there is a directory, and before the first trial.
+
+    Args:
+        config: as composed without what is swept, with the `hydra` node.
+        loader: Hydra's, which composes with other overrides.
+        overrides: the command line, in Hydra's grammar.
+        make_launcher: makes what runs trials, from the configuration with the sweep's directory in it.
+
+    Returns:
+        The exit status: 0; 1 where too many trials have failed, or where none has finished; 130 and 143 for signals.
+    """
+    _check_is_a_sweep(config)
+    settings = build.sweep_settings(OmegaConf.to_container(config.hydra.sweeper, resolve=True))  # type: ignore[arg-type]
+    fixed, space = search_space(settings.space, overrides, sampler=settings.sampler, loader=loader)
+    fixed = [word for word in fixed if not word.startswith(OF_THE_SWEEP)]
+    plain = build.resolve(_without_hydra(config))
+    build.settings(plain)
+    definition = _definition(config, settings, child_words(config, fixed), space, overrides)
+    _check_space(config, loader, fixed, definition.parameters)
+    trials = Trials(config, definition, fixed, make_launcher)
+    run_log = RunLog(speaks=True)
+    with ExitStack() as stack:
+        stack.enter_context(answering(*END_OF_PROCESS, by=leave))
+        stack.callback(run_log.close)
+        sweep_dir = _resumed(config.resume_sweep, definition) if config.resume_sweep else _new_directory(config)
+        stack.enter_context(held(sweep_dir, key="resume_sweep"))
+        mend(sweep_dir)
+        definition.write(sweep_dir)
+        search = Search(
+            sweep_dir, definition, n_trials=settings.n_trials, n_jobs=trials.n_jobs, max_failed=settings.max_failed
+        )
+        _wait_for_trials_of_a_killed_sweep(search, sweep_dir)
+        log.info("%d trials in %s", search.n_trials, shortened(sweep_dir))
+        return finish(search, sweep_dir, stopped_by=search.run(trials.in_directory(sweep_dir)))
+
+
+def _check_is_a_sweep(config: DictConfig) -> None:
+    if not is_rank_zero() or "TORCHELASTIC_RUN_ID" in os.environ:
+        raise UserError(
+            "a sweep is started once, without torchrun or srun: each of its trials launches its own ranks (trainer=ddp)"
+        )
+    if config.resume is not None:
+        raise UserError("resume= goes on with one run; a sweep goes on with resume_sweep=<its directory>")
+
+
+def _definition(
+    config: DictConfig, settings: SweepSettings, words: list[str], space: list[Parameter], overrides: list[str]
+) -> Definition:
+    hydra = unresolved(config.hydra.overrides.hydra)
+    by_flag = "hydra.mode=MULTIRUN" in hydra
+    typed = [*overrides, *(word for word in hydra if word != "hydra.mode=MULTIRUN")]
+    not_of_this_session = [word for word in typed if not word.startswith(PLACES)]
+    return Definition(
+        words=words,
+        space={entry.key: entry.definition for entry in space},
+        sampler=settings.sampler,
+        pruner=settings.pruner,
+        seed=settings.seed,
+        metric=settings.metric,
+        direction=settings.direction,
+        validate_every=config.validate_every,
+        max_steps=config.max_steps,
+        command=[*(["-m"] if by_flag else []), *plain_words(not_of_this_session)],
+    )
+
+
+def _check_space(config: DictConfig, loader: Any, fixed: list[str], space: list[Parameter]) -> None:
+    """Raises UserError, or Hydra's own errors, on a key or a choice that is none, and where no trial is possible."""
+
+    def composed(words: list[str]) -> build.Config:
+        return build.resolve(_without_hydra(loader.load_sweep_config(config, [*fixed, *quote_free_text(words)])))
+
+    for entry in space:
+        chooses_a_file = isinstance(entry, Values) and "." not in entry.key
+        for value in entry.values if isinstance(entry, Values) and chooses_a_file else entry.corners[:1]:
+            composed([entry.override(value)])
+    first_error: UserError | None = None
+    for words in corners(space):
+        try:
+            candidate = composed(words)
+            build.check(candidate, trains_tokenizer=candidate.get("init_from") is None)
+            build.source(candidate)
+        except UserError as error:
+            first_error = first_error or error
+        else:
+            return
+    if first_error is not None:
+        raise first_error
+
+
+def _without_hydra(config: DictConfig) -> DictConfig:
+    config = config.copy()
+    with open_dict(config):
+        config.pop("hydra", None)
+    return config
+
+
+def _resumed(resume_sweep: str, definition: Definition) -> Path:
+    sweep_dir = Path(resume_sweep).expanduser().absolute()
+    difference = Definition.read(sweep_dir).difference(definition)
+    if difference is not None:
+        raise UserError(f"resume_sweep={resume_sweep} is another sweep: {difference}")
+    return sweep_dir
+
+
+def _wait_for_trials_of_a_killed_sweep(search: Search, sweep_dir: Path) -> None:
+    """They have noticed, and save: until then nobody knows from where they go on."""
+    for run_dir in [sweep_dir / str(trial.number) for trial in search.study.under_way()]:
+        if run_dir.exists():
+            with held(run_dir, key="resume_sweep", patience=PATIENCE):
+                pass
+
+
+def _new_directory(config: DictConfig) -> Path:
+    """A directory of this sweep's own: `run_dir=`, `hydra.sweep.dir=`, or outputs/<sweep>/<date_time>."""
+    named = config.run_dir
+    if any(word.startswith("hydra.sweep.dir=") for word in unresolved(config.hydra.overrides.hydra)):
+        named = config.hydra.sweep.dir
+    name = Path(config.hydra.runtime.choices.get("sweep") or "multirun").stem
+    place = Path(named).expanduser().absolute() if named is not None else Path("outputs", name).absolute()
+    if (place / SWEEP).exists():
+        raise UserError(f"{named} holds a sweep already: go on with resume_sweep={named}, or name another directory")
+    if named is not None and any(place.glob("*/checkpoints/*.ckpt")):
+        raise UserError(f"{named} holds runs already: name another directory for the sweep")
+    try:
+        place.mkdir(parents=True, exist_ok=True)
+        return place if named is not None else make_new(place / datetime.now().strftime("%Y-%m-%d_%H-%M-%S"))
+    except OSError as error:
+        raise UserError(f"{named or place} cannot be made ({error.strerror or error}): name another place") from None
+
+
+def command_to_resume(resume_sweep: str) -> str:
+    """What to say where `resume_sweep=` came without the command that began the sweep."""
+    words = Definition.read(Path(resume_sweep).expanduser().absolute()).command
+    return f"resume_sweep goes with the command of its sweep: {pasted([*words, f'resume_sweep={resume_sweep}'])}"

@@ -1,0 +1,67 @@
+"""Callbacks that tests put into the trials of a sweep: `+callbacks.x={_target_: accidents.Accident, ...}`."""
+
+import json
+import os
+import signal
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+import torch
+
+from gptlab.training.module import TrainingModule
+
+
+class Accident(L.Callback):
+    """What happens in a trial before a step, counted from 0: nothing, a weight that is nan, an exception, or kill -9.
+
+    Args:
+        kinds: of each seed `none`, `poison` (a weight becomes nan), `raise`, `kill` (this process) or `kill_sweep`: the
+            sweep, and then this process; once, for a file tells that it has happened.
+        seed: of this trial.
+        step: before which.
+        directory: of the run.
+    """
+
+    def __init__(self, *, kinds: list[str], seed: int, step: int, directory: str) -> None:
+        self.kind = kinds[seed]
+        self.step = step
+        self.has_happened = Path(directory, "killed")
+
+    def on_train_batch_start(self, trainer: L.Trainer, module: L.LightningModule, *_: Any) -> None:
+        if trainer.global_step != self.step:
+            return
+        if self.kind == "poison":
+            with torch.no_grad():
+                next(module.parameters()).fill_(float("nan"))
+        if self.kind == "raise":
+            raise RuntimeError("this trial was meant to fail")
+        if self.kind == "kill":
+            os.kill(os.getpid(), signal.SIGKILL)
+        if self.kind == "kill_sweep" and not self.has_happened.exists():
+            self.has_happened.touch()
+            os.kill(os.getppid(), signal.SIGKILL)
+            os.kill(os.getpid(), signal.SIGKILL)
+
+
+class Recorder(L.Callback):
+    """Writes down what each rank trains on, and with which settings: one line a step in rank<number>.jsonl.
+
+    Args:
+        directory: of the run.
+    """
+
+    def __init__(self, *, directory: str) -> None:
+        self.directory = Path(directory)
+
+    def on_train_batch_start(self, trainer: L.Trainer, module: L.LightningModule, batch: Any, *_: Any) -> None:
+        assert isinstance(module, TrainingModule)
+        line = {
+            "step": trainer.global_step,
+            "lr": module.config["optimizer"]["lr"],
+            "config": {key: value for key, value in module.config.items() if key not in ("run_dir", "trainer")},
+            "ranks": trainer.world_size,
+            "rows": batch[0].tolist(),
+        }
+        with (self.directory / f"rank{trainer.global_rank}.jsonl").open("a") as file:
+            file.write(json.dumps(line) + "\n")

@@ -1,0 +1,312 @@
+"""Sweeps from end to end: real trials, each a process of its own."""
+
+import csv
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from conftest import CONF, ROOT, TINY, Result, choices
+from same_run import summary
+
+slow = pytest.mark.slow
+posix = pytest.mark.skipif(sys.platform == "win32", reason="kills are POSIX's")
+
+RECORDER = "+callbacks.recorder={_target_: accidents.Recorder, directory: '${run_dir}'}"
+TWO_RANKS = ("trainer=ddp", "trainer.accelerator=cpu", "trainer.devices=2")
+
+
+def begin(workplace: Path, *words: str) -> subprocess.Popen:
+    """A sweep as a process, standing in `workplace`."""
+    environment = {**os.environ, "PYTHONPATH": str(ROOT / "tests")}
+    command = [sys.executable, "-m", "gptlab", "train", *TINY, *words]
+    return subprocess.Popen(command, cwd=workplace, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+
+
+def sweep(workplace: Path, *words: str, status: int = 0) -> str:
+    """What it said; it must end with this status."""
+    process = begin(workplace, *words)
+    out = process.communicate(timeout=220)[0].decode()
+    assert process.returncode == status, out
+    return out
+
+
+def results(directory: Path) -> list[dict[str, str]]:
+    with (directory / "results.csv").open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def statuses(directory: Path) -> list[str]:
+    return [row["status"] for row in results(directory)]
+
+
+# -- what is refused before the first trial --------------------------------------------------------------------------
+
+REFUSED: dict[str, tuple[list[str], str]] = {
+    "unknown key": (["-m", "optimizer.lrr=1,2"], "did you mean optimizer.lr?"),
+    "unknown key in a search": (["sweep=lr_and_width", "optimizer.l=interval(1,2)"], "did you mean optimizer.lr?"),
+    "unknown choice": (["-m", "model/attention=plain,fusd"], "did you mean fused?"),
+    "bounds reversed": (["sweep=lr_and_width", "optimizer.lr=interval(2,1)"], "its bounds are reversed"),
+    "log over zero": (["sweep=lr_and_width", "optimizer.lr=tag(log,interval(0,1))"], "begins above zero"),
+    "range in a grid": (["-m", "optimizer.lr=interval(1,2)"], "optimizer.lr is a range"),
+    "unknown sampler": (["sweep=lr_and_width", "hydra.sweeper.sampler=tp"], "did you mean tpe?"),
+    "unknown pruner": (["sweep=lr_and_width", "hydra.sweeper.pruner=asha"], "median, successive_halving, hyperband"),
+    "unknown metric": (["sweep=lr_and_width", "hydra.sweeper.metric=val_los"], "did you mean val_loss?"),
+    "unknown setting": (["sweep=lr_and_width", "hydra.sweeper.n_job=2"], "did you mean hydra.sweeper.n_jobs?"),
+    "unknown sweep": (["sweep=lr_and_with"], "did you mean lr_and_width?"),
+    "no number of trials": (["sweep=lr_and_width", "hydra.sweeper.n_trials=null"], "never comes to an end"),
+    "no trials": (["sweep=lr_and_width", "hydra.sweeper.n_trials=0"], "n_trials=0 must be at least 1"),
+    "more jobs than devices": (["-m", "seed=1,2", "hydra.sweeper.n_jobs=1000"], "CPU core(s)"),
+    "several nodes": (["-m", "seed=1,2", "trainer=ddp", "trainer.num_nodes=2"], "on this machine alone"),
+    "nothing is possible": (["-m", "model.n_heads=3,5"], "model.d_model=16 is not divisible by n_heads=3"),
+    "of another type": (["-m", "optimizer.lr=a,b"], "optimizer.lr=a must be a number"),
+    "no text": (["-m", "seed=1,2", "data.path=nowhere.txt"], "data.path=nowhere.txt"),
+    "no sweep to go on with": (["sweep=lr_and_width", "resume_sweep=."], "is no sweep: there is no sweep.yaml in it"),
+    "a run to go on with": (["-m", "seed=1,2", "resume=run"], "a sweep goes on with resume_sweep="),
+}
+
+
+@pytest.mark.parametrize("case", REFUSED)
+def test_what_cannot_be_swept_is_refused_before_the_first_trial(
+    case: str, gptlab: Callable[..., Result], workplace: Path
+) -> None:
+    words, what = REFUSED[case]
+    before = sorted(workplace.rglob("*"))
+    result = gptlab("train", *TINY, *words)
+    assert result.status == 2, result
+    assert result.err.startswith("error: ")
+    assert result.err.count("\n") == 1
+    assert what in result.err
+    assert sorted(workplace.rglob("*")) == before
+
+
+def test_a_sweep_is_not_started_by_each_of_torchrun_s_ranks(
+    gptlab: Callable[..., Result], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("RANK", "1")
+    result = gptlab("train", *TINY, "-m", "seed=1,2")
+    assert result.status == 2
+    assert "started once" in result.err
+
+
+@pytest.mark.parametrize("name", choices("sweep"))
+def test_every_sweep_of_conf_says_what_it_searches_and_how_long_it_takes(name: str) -> None:
+    lines = (CONF / "sweep" / f"{name}.yaml").read_text().splitlines()
+    comment = [line for line in lines[1:] if line.startswith("#")]
+    assert lines[0] == "# @package _global_"
+    assert any("minute" in line for line in comment)
+    assert any(f"python train.py sweep={name}" in line for line in comment)
+
+
+# -- one trial after the other, and side by side ---------------------------------------------------------------------
+
+
+def accidents(*kinds: str) -> tuple[str, ...]:
+    """A grid over as many seeds, with these accidents before step 4, behind the checkpoint of step 3."""
+    places = "seed: '${seed}', directory: '${run_dir}'"
+    node = f"{{_target_: accidents.Accident, kinds: [{','.join(kinds)}], step: 4, {places}}}"
+    return "-m", f"seed={','.join(map(str, range(len(kinds))))}", f"+callbacks.accident={node}"
+
+
+@slow
+@posix
+def test_of_twelve_trials_one_goes_nan_one_raises_one_is_killed_with_the_sweep_and_all_are_recorded(
+    workplace: Path,
+) -> None:
+    kinds = ["none"] * 12
+    kinds[3], kinds[5], kinds[8] = "poison", "raise", "kill_sweep"
+    words = (*accidents(*kinds), "hydra.sweeper.n_jobs=2")
+    place = workplace / "sweep"
+    killed = begin(workplace, *words, "run_dir=sweep")
+    assert killed.wait(timeout=200) == -signal.SIGKILL
+    assert statuses(place)[:6] == ["finished", "finished", "finished", "failed", "finished", "failed"]
+    assert "finished" not in statuses(place)[8:9]
+    sweep(workplace, *words, "resume_sweep=sweep")
+    table = results(place)
+    assert [int(row["trial"]) for row in table] == list(range(12))
+    assert [row["status"] for row in table] == [
+        "failed" if kind in ("poison", "raise") else "finished" for kind in kinds
+    ]
+    assert "nan" in table[3]["reason"]
+    assert "this trial was meant to fail" in table[5]["reason"]
+    assert [int(row["seed"]) for row in table] == list(range(12))
+    for number in range(12):
+        run = place / str(number)
+        assert Path(table[number]["run_dir"]) == run
+        if table[number]["status"] == "finished":
+            assert float(table[number]["val_loss"]) == pytest.approx(summary(run)["val_loss"])
+            assert float(table[number]["val_perplexity"]) == pytest.approx(summary(run)["val_perplexity"])
+            assert int(table[number]["steps"]) == 6
+    assert "going on from step 3 of 6" in (place / "8" / "train.log").read_text()
+
+
+@slow
+@posix
+def test_a_killed_sweep_of_a_search_ends_as_one_that_was_never_killed(workplace: Path) -> None:
+    search = ("sweep=lr_and_width", "max_steps=6", "validate_every=3", "save_every=3", "schedule.warmup_steps=2")
+    words = (*search, "model.d_model=16", "hydra.sweeper.n_trials=5", "hydra.sweeper.sampler=random")
+    sweep(workplace, *words, "run_dir=whole")
+    begun = begin(workplace, *words, "run_dir=killed")
+    wait_until(lambda: (workplace / "killed" / "1" / "metrics.csv").exists(), begun)
+    begun.kill()
+    begun.wait()
+    sweep(workplace, *words, "resume_sweep=killed")
+    same = ("trial", "status", "optimizer.lr", "val_loss", "steps")
+    whole, killed = (
+        [[row[name] for name in same] for row in results(workplace / name)] for name in ("whole", "killed")
+    )
+    assert whole == killed
+    assert sweep(workplace, *words, "resume_sweep=killed", "hydra.sweeper.n_trials=6").count("\ntrial ") == 1
+    assert len(results(workplace / "killed")) == 6
+
+
+@slow
+@posix
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_lets_trials_save_and_prints_the_command_that_goes_on(number: int, workplace: Path) -> None:
+    words = ("-m", "seed=1,2,3", "max_steps=4000", "validate_every=4000", "save_every=4000")
+    begun = begin(workplace, *words, "run_dir=my sweep")
+    metrics = workplace / "my sweep" / "0" / "metrics.csv"
+    wait_until(lambda: metrics.exists() and len(metrics.read_text().splitlines()) > 3, begun)
+    begun.send_signal(number)
+    out = begun.communicate(timeout=60)[0].decode()
+    assert begun.returncode == 128 + number, out
+    assert statuses(workplace / "my sweep") == ["interrupted"]
+    assert (workplace / "my sweep" / "0" / "checkpoints" / "last.ckpt").exists()
+    assert "'resume_sweep=my sweep'" in out
+    assert "gptlab train -m " in sweep(workplace, "resume_sweep=my sweep", status=2)
+
+
+@slow
+def test_a_hopeless_sweep_ends_early_with_status_1(workplace: Path) -> None:
+    out = sweep(workplace, *accidents(*["raise"] * 9), "run_dir=sweep", status=1)
+    assert statuses(workplace / "sweep") == ["failed"] * 5
+    assert "more than 0.5 of the trials have failed" in out
+
+
+@slow
+@posix
+def test_a_trial_that_is_killed_is_that_trial_s_failure(workplace: Path) -> None:
+    sweep(workplace, *accidents("none", "kill", "none"), "run_dir=sweep")
+    assert statuses(workplace / "sweep") == ["finished", "failed", "finished"]
+    assert "SIGKILL" in results(workplace / "sweep")[1]["reason"]
+
+
+@slow
+def test_a_trial_that_does_badly_is_pruned_and_says_so(workplace: Path) -> None:
+    words = ("-m", "optimizer.lr=0.03,0.029,0.028,0.027,0.026,1e-9", "hydra.sweeper.pruner=median", "run_dir=sweep")
+    sweep(workplace, *words)
+    assert statuses(workplace / "sweep") == [*["finished"] * 5, "pruned"]
+    pruned = summary(workplace / "sweep" / "5")
+    assert (pruned["status"], pruned["steps"]) == ("pruned", 3)
+    assert float(results(workplace / "sweep")[5]["val_loss"]) == pytest.approx(pruned["val_loss"])
+
+
+# -- ranks -----------------------------------------------------------------------------------------------------------
+
+
+def recorded(run: Path) -> list[dict[str, Any]]:
+    """Of each step the settings, and the rows of all ranks together."""
+    ranks = [[json.loads(line) for line in path.read_text().splitlines()] for path in sorted(run.glob("rank*.jsonl"))]
+    steps = []
+    for lines in zip(*ranks, strict=True):
+        assert len({json.dumps([line["step"], line["config"]]) for line in lines}) == 1
+        steps.append({**lines[0], "ranks": len(lines), "rows": sorted(row for line in lines for row in line["rows"])})
+    return steps
+
+
+@slow
+@pytest.mark.parametrize("kind", ["grid", "search"])
+def test_each_rank_of_each_trial_has_that_trial_s_values_and_data(kind: str, workplace: Path) -> None:
+    if kind == "grid":
+        words = ("-m", "optimizer.lr=1e-3,2e-3")
+    else:
+        words = ("-m", "hydra/sweeper=optuna", "hydra.sweeper.n_trials=2", "optimizer.lr=tag(log,interval(1e-4,1e-2))")
+    sweep(workplace, *words, *TWO_RANKS, RECORDER, "run_dir=sweep")
+    lrs = []
+    for row in results(workplace / "sweep"):
+        single = workplace / f"single{row['trial']}"
+        sweep(workplace, f"optimizer.lr={row['optimizer.lr']}", RECORDER, f"run_dir={single}")
+        of_two, of_one = recorded(workplace / "sweep" / row["trial"]), recorded(single)
+        assert [step["ranks"] for step in of_two] == [2] * 6
+        assert [step["ranks"] for step in of_one] == [1] * 6
+        assert [step["lr"] for step in of_two] == [float(row["optimizer.lr"])] * 6
+        assert [{**step, "ranks": 0} for step in of_two] == [{**step, "ranks": 0} for step in of_one]
+        assert summary(single)["val_loss"] == pytest.approx(float(row["val_loss"]), rel=1e-4)
+        lrs.append(of_two[0]["lr"])
+    assert len(set(lrs)) == 2
+
+
+@slow
+def test_two_sweeps_at_once_do_not_touch_each_other(workplace: Path) -> None:
+    both = [begin(workplace, "-m", f"optimizer.lr={lr},{2 * lr}", RECORDER) for lr in (1e-3, 1e-2)]
+    for process in both:
+        out = process.communicate(timeout=200)[0].decode()
+        assert process.returncode == 0, out
+    places = sorted((workplace / "outputs" / "multirun").iterdir())
+    tried = {tuple(float(row["optimizer.lr"]) for row in results(place)) for place in places}
+    assert tried == {(1e-3, 2e-3), (1e-2, 2e-2)}
+    for place in places:
+        for row in results(place):
+            assert recorded(place / row["trial"])[0]["lr"] == float(row["optimizer.lr"])
+
+
+def wait_until(condition: Callable[[], bool], process: subprocess.Popen) -> None:
+    deadline = time.monotonic() + 100
+    while not condition():
+        assert time.monotonic() < deadline
+        assert process.poll() is None
+        time.sleep(0.02)
+
+
+@slow
+@pytest.mark.parametrize("launcher", ["basic", "joblib", "submitit_local"])
+def test_hydra_s_own_launchers_run_trials_too(launcher: str, workplace: Path) -> None:
+    words = (*accidents("none", "raise", "none"), "hydra.sweeper.n_jobs=2", f"hydra/launcher={launcher}")
+    sweep(workplace, *words, "run_dir=sweep")
+    assert statuses(workplace / "sweep") == ["finished", "failed", "finished"]
+    assert "this trial was meant to fail" in results(workplace / "sweep")[1]["reason"]
+
+
+@slow
+def test_hydra_s_own_sweeper_runs_its_jobs_as_processes(workplace: Path) -> None:
+    words = (*accidents("none", "raise", "none"), "hydra/sweeper=basic", "hydra.sweep.dir=sweep")
+    assert "this trial was meant to fail" in sweep(workplace, *words, status=1)
+    assert [summary(workplace / "sweep" / str(number))["status"] for number in range(3)] == [
+        "finished",
+        "failed",
+        "finished",
+    ]
+
+
+@pytest.mark.campaign
+@pytest.mark.timeout(900)
+def test_tpe_finds_a_learning_rate_within_a_factor_of_two_of_a_fine_grid_s_best(workplace: Path) -> None:
+    task = (
+        "model.d_model=32",
+        "batch_size=16",
+        "schedule=constant",
+        "schedule.warmup_steps=5",
+        "callbacks.samples=null",
+    )
+    words = (*task, "max_steps=40", "validate_every=40", "save_every=40", "hydra.sweeper.n_jobs=2")
+    fine = [10 ** (-4 + step / 5) for step in range(16)]
+    sweep(workplace, "-m", f"optimizer.lr={','.join(map(str, fine))}", *words, "run_dir=grid")
+    sweep(
+        workplace,
+        *("-m", "hydra/sweeper=optuna", "hydra.sweeper.n_trials=25", "optimizer.lr=tag(log,interval(1e-4,1e-1))"),
+        *(*words, "run_dir=tpe"),
+    )
+    best = {
+        name: min(results(workplace / name), key=lambda row: float(row["val_loss"] or "inf"))
+        for name in ("grid", "tpe")
+    }
+    assert len(results(workplace / "tpe")) == 25
+    assert 0.5 <= float(best["tpe"]["optimizer.lr"]) / float(best["grid"]["optimizer.lr"]) <= 2, best
