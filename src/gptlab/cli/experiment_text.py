@@ -12,7 +12,7 @@ choices alone compose to:
 """
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import cast
 
@@ -34,7 +34,7 @@ PATHS = (("data", "path"), ("data", "cache_dir"), ("", "init_from"))
 Choices = dict[str, str | None]
 
 
-def experiment_of(words: list[str], *, comment: str) -> str:
+def experiment_of(words: list[str], *, comment: str, searched: Iterable[str] = ()) -> str:
     """The text of an experiment file that alone composes to what these command line words compose to.
 
     Interpolations stay as they are written; relative paths of data and of the weights to start from become absolute.
@@ -44,6 +44,7 @@ def experiment_of(words: list[str], *, comment: str) -> str:
     Args:
         words: the overrides of a run, as typed; they may name an experiment, also by its path.
         comment: lines that say what it is.
+        searched: keys that are written down in any case, also where their values are the defaults of today.
 
     Raises:
         UserError: where the experiment that the words name is not there.
@@ -53,6 +54,11 @@ def experiment_of(words: list[str], *, comment: str) -> str:
     _make_paths_absolute(wanted)
     choices, start = _differing_choices(_choices(composed))
     values = _difference(start, wanted)
+    for key in searched:
+        if key in _choices(composed):
+            choices[key] = _choices(composed)[key]
+        else:
+            _copy_value(key.lstrip("+").split("."), wanted, values)
     for keys in _gone(start, wanted):
         group, *names = keys
         if group in LATE_GROUPS and len(names) == 1:
@@ -128,6 +134,14 @@ def _difference(start: Config, wanted: Config) -> Config:
         elif key not in start or repr(before) != repr(value):  # 1 is not true, and not 1.0
             differing[key] = value
     return differing
+
+
+def _copy_value(path: list[str], source: Config, target: Config) -> None:
+    *parents, name = path
+    for part in parents:
+        source, target = source.get(part) or {}, target.setdefault(part, {})
+    if name in source:
+        target[name] = source[name]
 
 
 def _gone(start: Config, wanted: Config) -> Iterator[tuple[str, ...]]:

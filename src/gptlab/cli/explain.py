@@ -63,12 +63,18 @@ def explain(error: Exception, config_name: str, arguments: list[str]) -> str | N
         return f"{error}: write the path without ~"
     if isinstance(error, OverrideParseException):
         return f"{error.override!r} cannot be read as key=value: put quotes around a value with special characters"
+    for argument in arguments:
+        if argument.startswith("sweep=") and "/" in argument and isinstance(error, MissingConfigException):
+            return f"{argument} is a path: a sweep is called by its name, and its file lies in conf/sweep"
     if isinstance(error, MissingConfigException) and error.missing_cfg_file:
         group, _, choice = str(error.missing_cfg_file).rpartition("/")
         options = [str(option) for option in error.options or ()]
         there_are = f" (there are {', '.join(sorted(options))})" if options else ""
         wrong = f"{group or config_name}={choice} is not one of the choices"
         return f"{file_at_fault(error)}{wrong}{nearest(choice, options)}{there_are}"
+    several = re.match("Ambiguous value for argument '(.*?)'", str(error), re.DOTALL)
+    if several is not None:
+        return f"{several[1]} has several values: -m tries each of them, and brackets make them a list"
     if isinstance(error, ValueError) and str(error).startswith("Config group override"):  # a number, null or a list
         return next(filter(None, map(_no_choice, arguments)), None)
     if isinstance(error, ConfigCompositionException | HydraException | OmegaConfBaseException):
@@ -113,12 +119,15 @@ def _unknown_key(key: str, config_name: str, arguments: list[str]) -> str:
     """`key` is in no composed configuration of this command: name what is near."""
     if key.startswith("hydra.sweeper.space"):
         return f"{key} cannot be set here: a search space is given as <key>=interval(low,high) or <key>=1,2,3"
+    if key in ("hydra/sweeper", "hydra/launcher"):
+        return f"{key} cannot be overridden where it was: a file of conf/sweep begins with `# @package _global_`"
     known = _known_keys(config_name, arguments)
+    shows = "--cfg hydra -p hydra.sweeper" if key.startswith("hydra.") else "--help"
     group, _, name = key.rpartition(".")
     if group and name in known:
         return f"{key} is not a setting: {name} belongs to the root, write {name}=<value>"
     match = nearest(key, known) or nearest(f".{name}", [k for k in known if k.endswith(f".{name}") or "." in k])
-    return f"{key} is not a setting{match} ({command_line(config_name)} --help shows all)"
+    return f"{key} is not a setting{match} ({command_line(config_name)} {shows} shows all)"
 
 
 def _known_keys(config_name: str, arguments: list[str]) -> list[str]:

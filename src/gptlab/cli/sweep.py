@@ -2,6 +2,7 @@
 
 import logging
 import os
+import signal
 from collections.abc import Callable
 from contextlib import ExitStack
 from datetime import datetime
@@ -71,7 +72,9 @@ def sweep(
         )
         _wait_for_trials_of_a_killed_sweep(search, sweep_dir)
         log.info("%d trials in %s", search.n_trials, shortened(sweep_dir))
-        return finish(search, sweep_dir, stopped_by=search.run(trials.in_directory(sweep_dir)))
+        stopped_by = search.run(trials.in_directory(sweep_dir))
+        stack.enter_context(answering(signal.SIGINT, by=lambda *_: None))  # Ctrl-C once more: the end is near
+        return finish(search, sweep_dir, stopped_by=stopped_by)
 
 
 def _check_is_a_sweep(config: DictConfig) -> None:

@@ -33,7 +33,9 @@ def finish(search: Search, sweep_dir: Path, *, stopped_by: int | None) -> int:
         with _at_no_cost(BEST):
             words = [word for word in definition.words if not word.startswith(("--", "hydra."))]
             comment = f"Trial {best.number} of {'/'.join(sweep_dir.parts[-2:])}, {definition.metric} {best.metric:.6g}."
-            write_whole(sweep_dir / BEST, experiment_of([*words, *search.words(best)], comment=comment))
+            write_whole(
+                sweep_dir / BEST, experiment_of([*words, *search.words(best)], comment=comment, searched=best.values)
+            )
     with _at_no_cost(REPORT):
         _write_report(search, records, sweep_dir)
     counts = {status: sum(record.status == status for record in records) for status in STATUSES}
@@ -70,7 +72,8 @@ def _write_report(search: Search, records: list[TrialRecord], sweep_dir: Path) -
 
     definition = search.definition
     axes = [entry.axis for entry in definition.parameters]
-    title = " ".join(word for word in definition.command if word.startswith(("sweep=", "experiment="))) or "sweep"
+    named = [word for word in definition.command if word.startswith(("sweep=", "experiment="))]
+    title = " ".join(named) or f"{definition.sampler} over {', '.join(definition.space)}"
     write_report(
         sweep_dir / REPORT,
         title=title,

@@ -54,6 +54,9 @@ def train(cfg: DictConfig) -> int:
     config = build.resolve(cfg)
     if cfg.resume_sweep is not None and HydraConfig.get().mode == RunMode.RUN:
         raise UserError(command_to_resume(cfg.resume_sweep))
+    sweep = HydraConfig.get().runtime.choices.get("sweep")
+    if sweep is not None and this_trial() is None and HydraConfig.get().mode == RunMode.RUN:
+        raise UserError(f"sweep={sweep} starts no sweep: its file lacks `hydra: mode: MULTIRUN`, or start it with -m")
     if this_trial() is not None and HydraConfig.get().mode == RunMode.RUN and is_rank_zero():
         end_with_the_sweep()
     run_log = RunLog(speaks=is_rank_zero())

@@ -1,5 +1,6 @@
 """Trials side by side, each a process of its own."""
 
+import logging
 import os
 import signal
 import subprocess
@@ -13,6 +14,8 @@ from typing import IO
 
 from gptlab.signals import END_OF_PROCESS, answering
 from gptlab.sweep.trial import OUTPUT, End, Job, end_of, recorded_end
+
+log = logging.getLogger("gptlab")
 
 POLL = 0.02
 """Seconds between two looks whether a process has ended."""
@@ -73,6 +76,7 @@ def run_processes(jobs: Iterator[Job], lanes: list[dict[str, str]]) -> Iterator[
                     running.remove(trial)
                     yield trial.job, _end(trial, was_stopped=stop.signal is not None)
                 if stop.signal is not None:
+                    stop.say_once(len(running))
                     _tell_to_go(running, at_once=stop.at_once)
                 time.sleep(POLL)
         finally:  # where whoever takes the ends has failed, as on a full disk
@@ -92,6 +96,13 @@ class _Stop:
         self.signal: int | None = None
         self.at_once = False
         self._received_at = 0.0
+        self._has_said = False
+
+    def say_once(self, n_running: int) -> None:
+        """Not where the signal is handled, which may be in the midst of another line."""
+        if not self._has_said and n_running:
+            self._has_said = True
+            log.info("stopping: %d under way finish their step and save (Ctrl-C again leaves at once)", n_running)
 
     def __call__(self, number: int, frame: FrameType | None) -> None:
         if self.signal is None:

@@ -91,7 +91,8 @@ def _best(path: Path, best: TrialRecord, axes: list[Axis], metric: str) -> str:
     commands = {
         "Let it write": f'gptlab generate checkpoint={shlex.quote(str(best.run_dir))} prompt="..."',
         "Run it again": f"gptlab train experiment={shlex.quote(str(path.parent / BEST_CONFIG))}",
-        "Compare all curves": f"tensorboard --logdir {shlex.quote(str(path.parent))}",
+        "Draw all curves": f"gptlab compare {shlex.quote(str(path.parent))}",
+        "Look at all in TensorBoard": f"tensorboard --logdir {shlex.quote(str(path.parent))}",
     }
     to_paste = "".join(f"<h3>{name}</h3><pre>{escape(command)}</pre>" for name, command in commands.items())
     return (

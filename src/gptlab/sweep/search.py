@@ -9,10 +9,10 @@ from gptlab.sweep.board import write_board
 from gptlab.sweep.definition import Definition
 from gptlab.sweep.display import Display
 from gptlab.sweep.processes import Stopped
-from gptlab.sweep.record import TrialRecord
+from gptlab.sweep.record import TrialRecord, best_of
 from gptlab.sweep.results import write_results
 from gptlab.sweep.study import Study, Trial
-from gptlab.sweep.trial import End
+from gptlab.sweep.trial import OUTPUT, End
 
 log = logging.getLogger("gptlab")
 
@@ -50,6 +50,7 @@ class Search:
 
     def run(self, runner: Runner) -> int | None:
         """Run what is left to run. Returns the signal that stopped it; None where none did."""
+        self._say_what_is_done()
         self._write_results()
         write_board(self._sweep_dir, self._axes, metric=self.definition.metric)
         with self._display.showing(len(_ended(self.study.records()))):
@@ -64,6 +65,16 @@ class Search:
             except KeyboardInterrupt:  # of a launcher that lets it through
                 return signal.SIGINT
         return None
+
+    def _say_what_is_done(self) -> None:
+        """Of a sweep that goes on."""
+        records, under_way = self.study.records(), len(self.study.under_way())
+        done, best = len(_ended(records)), best_of(records, direction=self.definition.direction)
+        if done >= self.n_trials:
+            log.info("all %d have ended: a larger hydra.sweeper.n_trials goes on", done)
+        elif records:
+            so_far = f", best {best.metric:.4f} (trial {best.number})" if best is not None else ""
+            log.info("going on: %d have ended%s, %d were under way", done, so_far, under_way)
 
     def words(self, record: TrialRecord) -> list[str]:
         """What a trial tries, as overrides."""
@@ -85,12 +96,16 @@ class Search:
 
     def _trials(self) -> Iterator[Trial]:
         """Those of an earlier session that have not ended, then new ones."""
-        yield from self.study.under_way()
+        yield from map(self._begun, self.study.under_way())
         while self.study.n_trials < self.n_trials and not self.is_hopeless:
             trial = self.study.propose()
             if trial is None:
                 return
-            yield trial
+            yield self._begun(trial)
+
+    def _begun(self, trial: Trial) -> Trial:
+        self._display.begins(trial.number, self.study.run_dir(trial.number) / OUTPUT)
+        return trial
 
     def _write_results(self) -> None:
         write_results(self._sweep_dir / RESULTS, self.study.records(), self._axes, metric=self.definition.metric)

@@ -131,6 +131,8 @@ def parameter(key: str, node: Any) -> Parameter:
     if not isinstance(node, dict) or len(node) != 1:
         raise UserError(f"the search space of {key} must be one of {', '.join(known)} with a list, not {node!r}")
     ((word, content),) = node.items()
+    if word not in known and isinstance(content, dict):
+        raise UserError(f"the search space of {key} must name whole keys, with dots: {key}.{word}")
     if word not in known:
         raise UserError(f"{word}, in the search space of {key}, is none of {', '.join(known)}{nearest(word, known)}")
     if not isinstance(content, list | tuple):
@@ -177,7 +179,10 @@ def combinations(space: list[Parameter]) -> Iterator[dict[str, Value]]:
     """
     for entry in space:
         if isinstance(entry, Range):
-            raise UserError(f"sampler=grid tries all values, and {entry.key} is a range: give values with grid: [...]")
+            raise UserError(
+                f"sampler=grid tries all values, and {entry.key} is a range: "
+                f"list some values of it, or search it with hydra/sweeper=optuna"
+            )
     keys = [entry.key for entry in space]
     lists = [entry.values for entry in space if isinstance(entry, Values)]
     return (dict(zip(keys, values, strict=True)) for values in itertools.product(*lists))
