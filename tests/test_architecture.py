@@ -41,7 +41,7 @@ def test_nobody_pays_for_lightning_before_training_starts() -> None:
         "import gptlab.cli.doctor",
         "import gptlab.cli.compare",
         "import gptlab.cli.train",
-        "import gptlab.cli.sweep, gptlab.sweep.results, gptlab.sweep.report, gptlab.sweep.board",
+        "import gptlab.cli.sweep, gptlab.sweep.results, gptlab.sweep.report.page, gptlab.sweep.board",
         "import hydra_plugins.gptlab.sweeper, hydra_plugins.gptlab.launcher",
     )
     check = f"\nassert not {set(HEAVY)} & set(sys.modules), {set(HEAVY)} & set(sys.modules)\n"

@@ -90,6 +90,15 @@ def test_what_cannot_be_swept_is_refused_before_the_first_trial(
     assert sorted(workplace.rglob("*")) == before
 
 
+@pytest.mark.parametrize("left", ["sweep.yaml", "0/config.yaml", "3/checkpoints/last.ckpt"])
+def test_a_directory_that_holds_runs_is_not_taken(left: str, gptlab: Callable[..., Result], workplace: Path) -> None:
+    (workplace / "taken" / left).parent.mkdir(parents=True)
+    (workplace / "taken" / left).touch()
+    result = gptlab("train", *TINY, "-m", "seed=1,2", "run_dir=taken")
+    assert result.status == 2
+    assert result.err.startswith("error: taken holds ")
+
+
 def test_a_sweep_is_not_started_by_each_of_torchrun_s_ranks(
     gptlab: Callable[..., Result], monkeypatch: pytest.MonkeyPatch
 ) -> None:

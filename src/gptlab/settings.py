@@ -59,7 +59,7 @@ class Settings:
 class SweepSettings:
     """The knobs of a sweep, hydra.sweeper; what decides its trials is checked by sweep.definition."""
 
-    space: dict[str, Any]
+    space: dict[str, Any] | None
     sampler: str
     pruner: str | None
     n_trials: int | None

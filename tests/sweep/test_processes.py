@@ -111,7 +111,24 @@ def test_a_trial_knows_which_one_it_is(tmp_path: Path, monkeypatch: pytest.Monke
 def test_a_run_that_finished_before_its_sweep_was_killed_is_not_run_again(tmp_path: Path) -> None:
     (tmp_path / "0").mkdir()
     (tmp_path / "0" / "summary.json").write_text('{"status": "finished"}')
-    assert ended(tmp_path, "sys.exit(1)")[0] == End("finished")
+    job = Job(0, ("sys.exit(1)",), tmp_path / "0", goes_on=True)
+    assert list(run_processes(iter([job]), [{}])) == [(job, End("finished"))]
+
+
+def test_what_another_run_has_left_is_not_taken_for_a_trial_s_end(tmp_path: Path) -> None:
+    (tmp_path / "0").mkdir()
+    (tmp_path / "0" / "summary.json").write_text('{"status": "finished"}')
+    assert ended(tmp_path, "print('failed: ran'); sys.exit(1)")[0] == End("failed", "ran")
+
+
+@POSIX
+def test_a_terminal_that_is_closed_under_nohup_stops_nothing(tmp_path: Path) -> None:
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        threading.Timer(0.2, os.kill, (os.getpid(), signal.SIGHUP)).start()
+        assert ended(tmp_path, f"import time; time.sleep(0.5); {finishes()}")[0] == End("finished")
+    finally:
+        signal.signal(signal.SIGHUP, before)
 
 
 @POSIX

@@ -11,14 +11,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gptlab.sweep import report
-from gptlab.sweep.importance import importances
-from gptlab.sweep.parallel import parallel_coordinates
-from gptlab.sweep.pictures import slice_of
 from gptlab.sweep.record import Axis, TrialRecord
-from gptlab.sweep.report import write_report
-from gptlab.sweep.scale import scale_of, scale_of_metric
-from gptlab.sweep.view import view_of
+from gptlab.sweep.report import page as report
+from gptlab.sweep.report.importance import importances
+from gptlab.sweep.report.page import write_report
+from gptlab.sweep.report.parallel import parallel_coordinates
+from gptlab.sweep.report.pictures import slice_of
+from gptlab.sweep.report.scale import scale_of, scale_of_metric
+from gptlab.sweep.report.view import view_of
 from some_trials import (
     ANY_AXES,
     ATTENTION,

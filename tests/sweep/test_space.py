@@ -73,6 +73,13 @@ def test_a_value_on_the_command_line_is_the_value() -> None:
     assert [entry.key for entry in space] == ["b"]
 
 
+@pytest.mark.parametrize("override", ["++a=3", "+a=3", "~a", "a@x=3"])
+def test_also_where_it_is_forced_taken_away_or_put_elsewhere(override: str) -> None:
+    fixed, space = search_space({"a": {"choice": [1, 2]}}, [override], sampler="tpe")
+    assert (fixed, space) == ([override], [])
+    assert [entry.key for entry in search_space({"a": {"choice": [1]}}, ["++a=1,2"], sampler="tpe")[1]] == ["++a"]
+
+
 @pytest.mark.parametrize(
     ("node", "what"),
     [
@@ -81,6 +88,7 @@ def test_a_value_on_the_command_line_is_the_value() -> None:
         ({"log_uniform": [0, 1]}, "begins above zero, not at 0"),
         ({"log_int": [-1, 1]}, "begins above zero, not at -1"),
         ({"int": [1.5, 2]}, "wants whole numbers, not 1.5"),
+        ({"int": [1, 10, 4]}, "steps of 4 do not lead from 1 to 10"),
         ({"int": [1, 8, 0]}, "its step must be at least 1, not 0"),
         ({"uniform": [1]}, "wants [low, high], not [1]"),
         ({"uniform": ["a", 1]}, "wants numbers, not 'a'"),

@@ -111,7 +111,7 @@ def test_a_trial_that_was_under_way_goes_on_with_its_number_and_values(tmp_path:
     end(study, other, val_loss=1.0)
     end(study, one, status="interrupted", val_loss=None)
     assert [(record.status, record.metric) for record in study.records()] == [("interrupted", None), ("finished", 1.0)]
-    assert Study(tmp_path, DEFINITION, n_jobs=2).under_way() == [one]
+    assert Study(tmp_path, DEFINITION, n_jobs=2).under_way() == [dataclasses.replace(one, goes_on=True)]
 
 
 @pytest.mark.parametrize("value", [None, math.nan, math.inf])
@@ -219,6 +219,10 @@ def test_without_a_pruner_or_a_study_there_is_nothing_to_report(tmp_path: Path) 
         (
             {"space": {**DEFINITION.space, "optimizer.lr": {"log_uniform": [1e-4, 1.0]}}},
             "log_uniform [1e-05, 1.0], and is",
+        ),
+        (
+            {"space": dict(reversed(DEFINITION.space.items()))},
+            "swept in the order optimizer.lr, model.d_model",
         ),
         ({"sampler": "random"}, "sampler was tpe, and is random now"),
         ({"max_steps": 50}, "max_steps was 100, and is 50 now"),

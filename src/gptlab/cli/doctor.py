@@ -31,7 +31,7 @@ from gptlab.training.devices import default_precision, device_type, possible_pre
 
 PACKAGES = (
     *("gptlab", "torch", "lightning", "hydra-core", "numpy", "tiktoken", "tokenizers", "huggingface_hub"),
-    *("safetensors", "tensorboard"),
+    *("safetensors", "tensorboard", "optuna"),
 )
 NOT_KNOWN = "not known"
 GIB = 1 << 30

@@ -35,12 +35,17 @@ def search_space(
     fixed = []
     for override in OverridesParser.create(config_loader=loader).parse_overrides(overrides):
         key = override.get_key_element()
+        entries = {known: entry for known, entry in entries.items() if _plain_key(known) != _plain_key(key)}
         if override.is_sweep_override():
             entries[key] = parameter(key, _in_words(override, "grid" if sampler == "grid" else "choice"))
         else:
-            entries.pop(key, None)
             fixed.append(override.input_line or "")
     return fixed, list(entries.values())
+
+
+def _plain_key(key: str) -> str:
+    """Without what an override puts around it: `++optimizer.lr`, `~schedule`, `model/attention@x`."""
+    return key.lstrip("+~").partition("@")[0]
 
 
 def _as_overridden(key: str, node: Any) -> Any:

@@ -7,32 +7,35 @@ from collections.abc import Callable
 from contextlib import ExitStack
 from datetime import datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from hydra.plugins.launcher import Launcher
 from omegaconf import DictConfig, OmegaConf, open_dict
 
 from gptlab import build
+from gptlab.cli.explain import CONF
 from gptlab.cli.free_text import plain_words, quote_free_text
-from gptlab.cli.report import shortened
+from gptlab.cli.report import counted, shortened
 from gptlab.cli.search_space import corners, search_space
 from gptlab.cli.sweep_end import finish, pasted
 from gptlab.cli.trials import Trials, child_words, unresolved
 from gptlab.errors import UserError
 from gptlab.settings import SweepSettings
-from gptlab.signals import END_OF_PROCESS, answering, leave
+from gptlab.signals import END_OF_PROCESS, answering, leave, unanswered
 from gptlab.sweep.definition import SWEEP, Definition
-from gptlab.sweep.processes import PATIENCE
 from gptlab.sweep.search import Search
 from gptlab.sweep.space import Parameter, Values
 from gptlab.sweep.study import mend
+from gptlab.sweep.trial import PATIENCE
 from gptlab.training.log import RunLog
 from gptlab.training.run_dir import held, is_rank_zero, make_new
+from gptlab.training.run_files import CONFIG
 
 log = logging.getLogger("gptlab")
 
+DEFAULT_PLACE = "outputs/multirun/${now:"
+"""How conf/train.yaml's hydra.sweep.dir begins: another one was named by somebody."""
 PLACES = ("run_dir=", "resume_sweep=", "hydra.sweep.dir=")
-OF_THE_SWEEP = (*PLACES, "hydra.")
 """What a sweep's command line may have, and its trials' have not."""
 
 
@@ -52,26 +55,26 @@ def sweep(
     """
     _check_is_a_sweep(config)
     settings = build.sweep_settings(OmegaConf.to_container(config.hydra.sweeper, resolve=True))  # type: ignore[arg-type]
-    fixed, space = search_space(settings.space, overrides, sampler=settings.sampler, loader=loader)
-    fixed = [word for word in fixed if not word.startswith(OF_THE_SWEEP)]
-    plain = build.resolve(_without_hydra(config))
-    build.settings(plain)
+    fixed, space = search_space(settings.space or {}, overrides, sampler=settings.sampler, loader=loader)
+    fixed = [word for word in fixed if not word.startswith(PLACES)]
     definition = _definition(config, settings, child_words(config, fixed), space, overrides)
     _check_space(config, loader, fixed, definition.parameters)
     trials = Trials(config, definition, fixed, make_launcher)
     run_log = RunLog(speaks=True)
     with ExitStack() as stack:
-        stack.enter_context(answering(*END_OF_PROCESS, by=leave))
+        stack.enter_context(answering(*unanswered(*END_OF_PROCESS), by=leave))
         stack.callback(run_log.close)
         sweep_dir = _resumed(config.resume_sweep, definition) if config.resume_sweep else _new_directory(config)
         stack.enter_context(held(sweep_dir, key="resume_sweep"))
+        if config.resume_sweep is None:
+            _check_is_free(sweep_dir)  # once more: it may have been another's until now
         mend(sweep_dir)
         definition.write(sweep_dir)
         search = Search(
             sweep_dir, definition, n_trials=settings.n_trials, n_jobs=trials.n_jobs, max_failed=settings.max_failed
         )
         _wait_for_trials_of_a_killed_sweep(search, sweep_dir)
-        log.info("%d trials in %s", search.n_trials, shortened(sweep_dir))
+        log.info("%s in %s", counted(search.n_trials, "trial"), shortened(sweep_dir))
         stopped_by = search.run(trials.in_directory(sweep_dir))
         stack.enter_context(answering(signal.SIGINT, by=lambda *_: None))  # Ctrl-C once more: the end is near
         return finish(search, sweep_dir, stopped_by=stopped_by)
@@ -82,6 +85,8 @@ def _check_is_a_sweep(config: DictConfig) -> None:
         raise UserError(
             "a sweep is started once, without torchrun or srun: each of its trials launches its own ranks (trainer=ddp)"
         )
+    if int(os.environ.get("SLURM_NTASKS", "1")) > 1 and "SLURM_STEP_ID" in os.environ:
+        raise UserError("a sweep is started once, and this srun starts it several times: srun --ntasks=1")
     if config.resume is not None:
         raise UserError("resume= goes on with one run; a sweep goes on with resume_sweep=<its directory>")
 
@@ -110,17 +115,18 @@ def _definition(
 def _check_space(config: DictConfig, loader: Any, fixed: list[str], space: list[Parameter]) -> None:
     """Raises UserError, or Hydra's own errors, on a key or a choice that is none, and where no trial is possible."""
 
-    def composed(words: list[str]) -> build.Config:
-        return build.resolve(_without_hydra(loader.load_sweep_config(config, [*fixed, *quote_free_text(words)])))
+    def composed(words: list[str]) -> DictConfig:
+        return loader.load_sweep_config(config, [*fixed, *quote_free_text(words)])
 
     for entry in space:
-        chooses_a_file = isinstance(entry, Values) and "." not in entry.key
+        group = entry.key.lstrip("+~").partition("@")[0]
+        chooses_a_file = "/" in group or isinstance(config.get(group), DictConfig) or (CONF / group).is_dir()
         for value in entry.values if isinstance(entry, Values) and chooses_a_file else entry.corners[:1]:
             composed([entry.override(value)])
     first_error: UserError | None = None
     for words in corners(space):
         try:
-            candidate = composed(words)
+            candidate = build.resolve(_without_hydra(composed(words)))
             build.check(candidate, trains_tokenizer=candidate.get("init_from") is None)
             build.source(candidate)
         except UserError as error:
@@ -146,25 +152,39 @@ def _resumed(resume_sweep: str, definition: Definition) -> Path:
     return sweep_dir
 
 
+def _as_written(node: DictConfig, key: str) -> Any:
+    return cast(dict[str, Any], OmegaConf.to_container(node, resolve=False))[key]
+
+
+def _check_is_free(place: Path) -> None:
+    """Raises UserError where a sweep's directory is to be, and something of one is there already."""
+    if (place / SWEEP).exists():
+        where = shortened(place)
+        raise UserError(f"{where} holds a sweep already: go on with resume_sweep={where}, or name another directory")
+    if any(place.glob(f"*/{CONFIG}")) or any(place.glob("*/checkpoints/*.ckpt")):
+        raise UserError(f"{shortened(place)} holds runs already: name another directory for the sweep")
+
+
 def _wait_for_trials_of_a_killed_sweep(search: Search, sweep_dir: Path) -> None:
     """They have noticed, and save: until then nobody knows from where they go on."""
-    for run_dir in [sweep_dir / str(trial.number) for trial in search.study.under_way()]:
-        if run_dir.exists():
-            with held(run_dir, key="resume_sweep", patience=PATIENCE):
-                pass
+    for number in [trial.number for trial in search.study.under_way()]:
+        if search.study.run_dir(number).exists():
+            try:
+                with held(search.study.run_dir(number), key="resume_sweep", patience=PATIENCE):
+                    pass
+            except UserError:
+                raise UserError(f"resume_sweep={sweep_dir}: its trial {number} is still at work, try again") from None
 
 
 def _new_directory(config: DictConfig) -> Path:
     """A directory of this sweep's own: `run_dir=`, `hydra.sweep.dir=`, or outputs/<sweep>/<date_time>."""
     named = config.run_dir
-    if any(word.startswith("hydra.sweep.dir=") for word in unresolved(config.hydra.overrides.hydra)):
+    if not str(_as_written(config.hydra.sweep, "dir")).startswith(DEFAULT_PLACE):
         named = config.hydra.sweep.dir
     name = Path(config.hydra.runtime.choices.get("sweep") or "multirun").stem
     place = Path(named).expanduser().absolute() if named is not None else Path("outputs", name).absolute()
-    if (place / SWEEP).exists():
-        raise UserError(f"{named} holds a sweep already: go on with resume_sweep={named}, or name another directory")
-    if named is not None and any(place.glob("*/checkpoints/*.ckpt")):
-        raise UserError(f"{named} holds runs already: name another directory for the sweep")
+    if named is not None:
+        _check_is_free(place)
     try:
         place.mkdir(parents=True, exist_ok=True)
         return place if named is not None else make_new(place / datetime.now().strftime("%Y-%m-%d_%H-%M-%S"))

@@ -68,7 +68,7 @@ def _at_no_cost(name: str) -> Iterator[None]:
 
 
 def _write_report(search: Search, records: list[TrialRecord], sweep_dir: Path) -> None:
-    from gptlab.sweep.report import write_report
+    from gptlab.sweep.report.page import write_report
 
     definition = search.definition
     axes = [entry.axis for entry in definition.parameters]

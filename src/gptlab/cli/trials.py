@@ -1,6 +1,8 @@
 """The trials of a sweep: their command lines, and the processes or launchers that run them."""
 
+import itertools
 import os
+import signal
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
@@ -17,13 +19,15 @@ from gptlab.cli.free_text import plain_words, quote_free_text
 from gptlab.errors import UserError
 from gptlab.sweep.definition import Definition
 from gptlab.sweep.lanes import lanes
-from gptlab.sweep.processes import run_processes
+from gptlab.sweep.processes import Stopped, run_processes
 from gptlab.sweep.search import Runner
 from gptlab.sweep.study import Trial
 from gptlab.sweep.trial import End, Job, end_of, has_saved, recorded_end
 from gptlab.training import devices
-from gptlab.training.requeue import job_number
+from gptlab.training.run_dir import held
 
+OF_THE_SWEEP = ("hydra.mode=", "hydra.sweep", "hydra/sweep", "hydra.launcher", "hydra/launcher")
+"""Overrides of Hydra's own node that say how the sweep is run, and nothing of a trial."""
 OURS = "hydra_plugins.gptlab.launcher.ProcessLauncher"
 
 
@@ -45,8 +49,10 @@ def child_words(config: DictConfig, overrides: list[str]) -> list[str]:
         flags.append(f"--config-path={sources['main']}")
     if config.hydra.job.config_name != "train":
         flags.append(f"--config-name={config.hydra.job.config_name}")
-    paths = [word for word in unresolved(config.hydra.overrides.hydra) if word.startswith("hydra.searchpath=")]
-    return [*flags, *paths, *plain_words(overrides)]
+    hydra = [
+        word for word in unresolved(config.hydra.overrides.hydra) if not word.lstrip("+~").startswith(OF_THE_SWEEP)
+    ]
+    return [*flags, *hydra, *plain_words(overrides)]
 
 
 class Trials:
@@ -91,7 +97,12 @@ class Trials:
 
     def _by_processes(self, sweep_dir: Path, trials: Iterator[Trial]) -> Iterator[tuple[int, End]]:
         jobs = (
-            Job(trial.number, (*self._definition.words, *self._words(trial)), sweep_dir / str(trial.number))
+            Job(
+                trial.number,
+                (*self._definition.words, *self._words(trial)),
+                sweep_dir / str(trial.number),
+                goes_on=trial.goes_on,
+            )
             for trial in trials
         )
         for job, end in run_processes(jobs, self._lanes):
@@ -101,35 +112,62 @@ class Trials:
         """In batches, for a launcher returns when all of its jobs have ended."""
         launcher = self._make_launcher(_in_directory(self._config, sweep_dir))
         for batch in _batches(trials, self.n_jobs):
-            known = {trial.number: recorded_end(sweep_dir / str(trial.number)) for trial in batch}
-            lines = []
-            for trial in batch:
-                run_dir = sweep_dir / str(trial.number)
-                goes_on = quote_free_text([f"resume={run_dir}"])
-                lines.append(goes_on if has_saved(run_dir) else [*self._fixed, *quote_free_text(self._words(trial))])
-            try:
-                returned = launcher.launch(lines, initial_job_idx=batch[0].number)
-                known |= {trial.number: job.return_value for trial, job in zip(batch, returned, strict=True)}
-            except Exception as error:  # of one job, for which the launcher forgets the others
-                lost = End("failed", " ".join(str(error).split()) or type(error).__name__)
-                known |= {trial.number: recorded_end(sweep_dir / str(trial.number)) or lost for trial in batch}
-            for number, end in known.items():
-                yield number, end or End("failed", "its launcher returned without a result")
+            run_dirs = {trial.number: sweep_dir / str(trial.number) for trial in batch}
+            known = {trial.number: recorded_end(run_dirs[trial.number]) for trial in batch if trial.goes_on}
+            if any(known.values()):  # the sweep was killed before it could write this down
+                yield from ((number, end) for number, end in known.items() if end is not None)
+                batch = [trial for trial in batch if known.get(trial.number) is None]
+            for part in _consecutive(batch):
+                yield from self._launched(launcher, part, run_dirs)
+
+    def _launched(self, launcher: Launcher, batch: list[Trial], run_dirs: dict[int, Path]) -> Iterator[tuple[int, End]]:
+        lines = []
+        for trial in batch:
+            run_dir = run_dirs[trial.number]
+            goes_on = trial.goes_on and has_saved(run_dir)
+            words = quote_free_text([f"resume={run_dir}"] if goes_on else self._words(trial))
+            lines.append(words if goes_on else [*self._fixed, *words])
+        try:
+            returned = launcher.launch(lines, initial_job_idx=batch[0].number)
+            ends = [job.return_value for job in returned]
+        except Exception as error:  # of one job: the launcher has not waited for the others
+            why = f"{type(error).__name__}: {error}".splitlines()[0]
+            ends = [_end_without_launcher(run_dirs[trial.number], why) for trial in batch]
+        was_stopped = False
+        for trial, end in zip(batch, ends, strict=True):
+            known = end if isinstance(end, End) else End("failed", "its launcher returned without a result")
+            was_stopped = was_stopped or known.status == "interrupted"
+            yield trial.number, known
+        if was_stopped:
+            raise Stopped(signal.SIGINT)
 
     def _words(self, trial: Trial) -> list[str]:
         return [self._overrides[key](value) for key, value in trial.values.items()]
 
 
 def _batches(trials: Iterator[Trial], size: int) -> Iterator[list[Trial]]:
-    """A launcher numbers its jobs one after the other, and so must be those of a batch."""
-    batch: list[Trial] = []
-    for trial in trials:
-        if batch and (len(batch) == size or trial.number != batch[-1].number + 1):
-            yield batch
-            batch = []
-        batch.append(trial)
-    if batch:
+    while batch := list(itertools.islice(trials, size)):
         yield batch
+
+
+def _consecutive(batch: list[Trial]) -> Iterator[list[Trial]]:
+    """A launcher numbers its jobs one after the other."""
+    part: list[Trial] = []
+    for trial in batch:
+        if part and trial.number != part[-1].number + 1:
+            yield part
+            part = []
+        part.append(trial)
+    if part:
+        yield part
+
+
+def _end_without_launcher(run_dir: Path, why: str) -> End:
+    """Of a job of which its launcher does not tell; when its process is still at work, then when it is not any more."""
+    if run_dir.exists():
+        with held(run_dir, key="run_dir", patience=-1):
+            pass
+    return recorded_end(run_dir) or end_of(run_dir, 1, why, was_stopped=False)
 
 
 def _in_directory(config: DictConfig, sweep_dir: Path) -> DictConfig:
@@ -152,12 +190,15 @@ def trial(train: Callable[[DictConfig], int], cfg: DictConfig) -> End:
     overrides = unresolved(hydra.overrides.task)
     run_dir = Path(hydra.sweep.dir, hydra.sweep.subdir).absolute()
     job = Job(hydra.job.num, tuple(child_words(OmegaConf.create({"hydra": hydra}), overrides)), run_dir)
-    if job_number() is None:
-        ((_, end),) = run_processes(iter([job]), [{}])
+    if "SUBMITIT_EXECUTOR" not in os.environ:
+        try:
+            ((_, end),) = run_processes(iter([job]), [{}])
+        except Stopped as stop:  # the sweep is told by what this returns
+            return End("interrupted", str(stop))
         return end
     os.environ.update(job.environment)
     try:
         status, line = train(cfg), None
     except Exception as error:
         status, line = status_and_line(error, "train", overrides)
-    return end_of(run_dir, status, line or "", was_stopped=False)
+    return end_of(run_dir, status, line or "", was_stopped=status > 128)

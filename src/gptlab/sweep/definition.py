@@ -104,6 +104,8 @@ class Definition:
             mine, theirs = self.space.get(key), other.space.get(key)
             if mine != theirs:
                 return f"the search space of {key} was {_shown(mine)}, and is {_shown(theirs)} now"
+        if list(self.space) != list(other.space):
+            return f"its keys were swept in the order {', '.join(self.space)}, and {', '.join(other.space)} now"
         for name in ("sampler", "pruner", "seed", "metric", "direction", "validate_every", "max_steps"):
             mine, theirs = getattr(self, name), getattr(other, name)
             if mine != theirs:

@@ -46,7 +46,8 @@ class Display:
             return
         counts = (TextColumn("sweep"), BarColumn(bar_width=20), MofNCompleteColumn())
         columns = (*counts, TextColumn("{task.fields[now]}"), _UnderWay(self._under_way))
-        with Progress(*columns, console=console, transient=True) as self._bar:
+        to_terminal = sys.stdout.isatty()  # else its lines go where it goes
+        with Progress(*columns, console=console, transient=True, redirect_stdout=to_terminal) as self._bar:
             self._task = self._bar.add_task("sweep", total=self.n_trials, completed=n_done, now="")
             yield
         self._bar = None

@@ -13,14 +13,12 @@ from types import FrameType
 from typing import IO
 
 from gptlab.signals import END_OF_PROCESS, answering
-from gptlab.sweep.trial import OUTPUT, End, Job, end_of, recorded_end
+from gptlab.sweep.trial import OUTPUT, PATIENCE, End, Job, end_of, recorded_end
 
 log = logging.getLogger("gptlab")
 
 POLL = 0.02
 """Seconds between two looks whether a process has ended."""
-PATIENCE = 60.0
-"""Seconds that trials have to save."""
 ONE_PRESS = 0.3
 """Seconds. A terminal's Ctrl-C may come twice."""
 
@@ -60,12 +58,13 @@ def run_processes(jobs: Iterator[Job], lanes: list[dict[str, str]]) -> Iterator[
     """
     running: list[_Running] = []
     stop = _Stop()
-    with answering(signal.SIGINT, *END_OF_PROCESS, by=stop):
+    answered = [number for number in (signal.SIGINT, *END_OF_PROCESS) if signal.getsignal(number) != signal.SIG_IGN]
+    with answering(*answered, by=stop):  # but for what nohup ignores
         try:
             while True:
                 free = [lane for lane in range(len(lanes)) if lane not in {trial.lane for trial in running}]
                 while free and stop.signal is None and (job := next(jobs, None)) is not None:
-                    end = recorded_end(job.run_dir)
+                    end = recorded_end(job.run_dir) if job.goes_on else None
                     if end is not None:  # the sweep was killed before it could write this down
                         yield job, end
                     else:
@@ -77,12 +76,14 @@ def run_processes(jobs: Iterator[Job], lanes: list[dict[str, str]]) -> Iterator[
                     yield trial.job, _end(trial, was_stopped=stop.signal is not None)
                 if stop.signal is not None:
                     stop.say_once(len(running))
-                    _tell_to_go(running, at_once=stop.at_once)
+                    _tell_to_go(running, at_once=stop.at_once or stop.is_overdue)
                 time.sleep(POLL)
         finally:  # where whoever takes the ends has failed, as on a full disk
             _tell_to_go(running, at_once=stop.at_once)
             deadline = time.monotonic() + PATIENCE
             while any(trial.process.poll() is None for trial in running) and time.monotonic() < deadline:
+                if stop.signal is not None:  # Ctrl-C now is the second one: what has failed here is the first
+                    break
                 time.sleep(POLL)
             _tell_to_go(running, at_once=True)
     if stop.signal is not None:
@@ -97,6 +98,10 @@ class _Stop:
         self.at_once = False
         self._received_at = 0.0
         self._has_said = False
+
+    @property
+    def is_overdue(self) -> bool:
+        return time.monotonic() - self._received_at > PATIENCE
 
     def say_once(self, n_running: int) -> None:
         """Not where the signal is handled, which may be in the midst of another line."""

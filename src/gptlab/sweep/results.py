@@ -32,7 +32,7 @@ def write_results(path: Path, records: list[TrialRecord], axes: list[Axis], *, m
     rows: list[list[Any]] = [["trial", "status", "reason", *(axis.key for axis in axes), *measured, "run_dir"]]
     for record in records:
         known = record.summary if record.metric is None else {**record.summary, metric: record.metric}
-        values = [record.values[axis.key] for axis in axes]
+        values = [record.values.get(axis.key) for axis in axes]
         numbers = [known.get(name) for name in measured]
         rows.append([record.number, record.status, record.reason, *values, *numbers, str(record.run_dir)])
     text = io.StringIO()

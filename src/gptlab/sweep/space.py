@@ -168,6 +168,8 @@ def _range(key: str, word: str, content: Sequence[Any]) -> Range:
         raise UserError(f"{what}: a logarithmic scale begins above zero, not at {low}")
     if step < 1:
         raise UserError(f"{what}: its step must be at least 1, not {step}")
+    if (high - low) % step and kind is int:
+        raise UserError(f"{what}: steps of {step} do not lead from {low} to {high}")
     return Range(key, word, kind(low), kind(high), int(step))
 
 

@@ -26,10 +26,11 @@ LOCK_IS_STALE = 10
 
 @dataclass(frozen=True)
 class Trial:
-    """What is tried next: its number, and a value of each swept key."""
+    """What is tried next: its number, a value of each swept key, and whether an earlier session has begun it."""
 
     number: int
     values: dict[str, Value]
+    goes_on: bool = False
 
 
 class Study:
@@ -51,6 +52,7 @@ class Study:
         self._study = _open(sweep_dir, definition)
         self._distributions = {entry.key: entry.distribution() for entry in definition.parameters}
         self._records: dict[int, TrialRecord] = {}
+        self.under_way()  # so that all trials have all their values from here on
 
     def under_way(self) -> list[Trial]:
         """Those that have begun and not ended: of a sweep that was stopped."""
@@ -66,7 +68,7 @@ class Study:
             for key, distribution in self._distributions.items():
                 proposal._suggest(key, distribution)
             trial = self._trials()[trial.number]
-        return Trial(trial.number, self._values(trial))
+        return Trial(trial.number, self._values(trial), goes_on=True)
 
     @property
     def n_trials(self) -> int:

@@ -5,6 +5,7 @@ import re
 import signal
 import sys
 import threading
+import time
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,6 +13,8 @@ from gptlab.training.run_files import read_summary
 
 TRIAL = "GPTLAB_TRIAL"
 """Environment variable by which the process of a trial knows which one it is: `<number>:<sweep directory>`."""
+PATIENCE = 300.0
+"""Seconds that a trial has to finish its step and save, when it is told to go."""
 OUTPUT = "output.log"
 """All that the process has said, beside the run; a run that has finished has said it in its train.log too."""
 
@@ -24,17 +27,22 @@ class Job:
         number: of the trial.
         words: its command line behind `gptlab train`, but for the run directory.
         run_dir: where its run lies.
+        goes_on: whether an earlier session of the sweep has begun it: what lies in its directory is its own.
     """
 
     number: int
     words: tuple[str, ...]
     run_dir: Path
+    goes_on: bool = False
 
     @property
     def command(self) -> list[str]:
         """Goes on with the run where it has saved something, and starts it over where it has not."""
-        goes_on = has_saved(self.run_dir)
-        words = [f"resume={self.run_dir}"] if goes_on else [*self.words, f"run_dir={self.run_dir}"]
+        words = [*self.words, f"run_dir={self.run_dir}"]
+        if self.goes_on and has_saved(self.run_dir):
+            words = [f"resume={self.run_dir}"]
+        elif any(word.startswith("resume=") for word in self.words):  # another launcher's job that goes on
+            words = list(self.words)
         return [sys.executable, "-m", "gptlab", "train", *words, "hydra.mode=RUN"]
 
     @property
@@ -42,7 +50,11 @@ class Job:
         """What its process gets besides: its name, and the modules that lie beside a script, as `_target_` may."""
         beside = [sys.path[0]] if sys.argv[0].endswith(".py") and sys.path[0] else []
         path = os.pathsep.join([*beside, *filter(None, [os.environ.get("PYTHONPATH")])])
-        return {TRIAL: f"{self.number}:{self.run_dir.parent}", **({"PYTHONPATH": path} if path else {})}
+        return {
+            TRIAL: f"{self.number}:{self.run_dir.parent}",
+            "PYTHONSAFEPATH": "1",  # `python -m` would import what lies where the user stands
+            **({"PYTHONPATH": path} if path else {}),
+        }
 
 
 @dataclass(frozen=True)
@@ -71,6 +83,8 @@ def end_with_the_sweep() -> None:
         while os.read(0, 1024):
             pass
         os.kill(os.getpid(), signal.SIGTERM)
+        time.sleep(PATIENCE)
+        os.killpg(0, signal.SIGKILL)  # it hangs where no handler runs, as in waiting for another rank
 
     threading.Thread(target=watch, daemon=True).start()
 

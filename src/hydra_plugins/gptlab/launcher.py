@@ -26,7 +26,7 @@ class ProcessLauncher(Launcher):
 
     def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
         """For other sweepers, as Hydra's `basic`. A job that fails is an exception in its place."""
-        from gptlab.cli.sweep import child_words
+        from gptlab.cli.trials import child_words
         from gptlab.sweep.processes import run_processes
         from gptlab.sweep.trial import Job
 

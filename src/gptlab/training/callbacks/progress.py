@@ -42,6 +42,7 @@ class ProgressLine(L.Callback):
             TimeRemainingColumn(compact=True),
             console=console,
             transient=True,
+            redirect_stdout=sys.stdout.isatty(),  # else its lines go where it goes
         )
         self._task = self._bar.add_task(
             "training", total=trainer.max_steps, completed=trainer.global_step, now="the first step"

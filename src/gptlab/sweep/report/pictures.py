@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING, Any
 
 from gptlab.inspection.drawing import FAINT, INK, font, label, new_figure
 from gptlab.sweep.record import Axis, TrialRecord
-from gptlab.sweep.scale import Scale, scale_of
-from gptlab.sweep.view import View
+from gptlab.sweep.report.scale import Scale, scale_of
+from gptlab.sweep.report.view import View
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

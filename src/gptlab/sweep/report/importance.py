@@ -4,7 +4,7 @@ import warnings
 from typing import TYPE_CHECKING
 
 from gptlab.sweep.record import Axis, TrialRecord
-from gptlab.sweep.scale import is_number, text_of
+from gptlab.sweep.report.scale import is_number, text_of
 
 if TYPE_CHECKING:
     from optuna.distributions import BaseDistribution

@@ -10,12 +10,12 @@ from urllib.parse import quote
 
 from gptlab.files import write_whole
 from gptlab.html_page import filled
-from gptlab.sweep.importance import importances
-from gptlab.sweep.parallel import parallel_coordinates
-from gptlab.sweep.pictures import as_image, history, importance, slice_of
 from gptlab.sweep.record import Axis, TrialRecord
-from gptlab.sweep.scale import short, text_of
-from gptlab.sweep.view import View, view_of
+from gptlab.sweep.report.importance import importances
+from gptlab.sweep.report.parallel import parallel_coordinates
+from gptlab.sweep.report.pictures import as_image, history, importance, slice_of
+from gptlab.sweep.report.scale import short, text_of
+from gptlab.sweep.report.view import View, view_of
 
 REPORT = "report.html"
 BEST_CONFIG = "best.yaml"
@@ -43,15 +43,15 @@ def write_report(
     best = view.best if view is not None else None
     parts = {
         "title": escape(title),
-        "style": (HERE / "report.css").read_text(encoding="utf-8"),
+        "style": (HERE / "page.css").read_text(encoding="utf-8"),
         "facts": _facts(path.parent, records, axes, metric=metric, direction=direction),
         "counts": _counts(records),
         "best": _best(path, best, axes, metric) if best else _nothing_yet(records),
         "pictures": _pictures(view, importances(records, axes, direction=direction), axes) if view else "",
         "table": _table(path.parent, records, axes, metric=metric, best=best),
-        "script": (HERE / "report.js").read_text(encoding="utf-8"),
+        "script": (HERE / "page.js").read_text(encoding="utf-8"),
     }
-    write_whole(path, filled(HERE / "report.html", parts))
+    write_whole(path, filled(HERE / "page.html", parts))
 
 
 def _facts(sweep_dir: Path, records: list[TrialRecord], axes: list[Axis], *, metric: str, direction: str) -> str:

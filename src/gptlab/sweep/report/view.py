@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 from gptlab.sweep.record import TrialRecord, best_of
-from gptlab.sweep.scale import MetricScale, is_number, scale_of_metric
+from gptlab.sweep.report.scale import MetricScale, is_number, scale_of_metric
 
 
 @dataclass(frozen=True)

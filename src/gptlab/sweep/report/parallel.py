@@ -4,10 +4,10 @@ from itertools import pairwise
 from typing import TYPE_CHECKING
 
 from gptlab.inspection.drawing import INK, font, label, new_figure
-from gptlab.sweep.pictures import BEST, CHOICE, PRUNED
 from gptlab.sweep.record import Axis, TrialRecord
-from gptlab.sweep.scale import Scale, scale_of
-from gptlab.sweep.view import View
+from gptlab.sweep.report.pictures import BEST, CHOICE, PRUNED
+from gptlab.sweep.report.scale import Scale, scale_of
+from gptlab.sweep.report.view import View
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
