@@ -121,7 +121,7 @@ def composed_keys() -> list[str]:
     return [*keys, *groups]
 
 
-@inputs(50, 3_000)
+@inputs(25, 3_000)
 def test_overrides_compose_and_pass_or_are_explained_in_a_sentence(n_inputs: int) -> None:
     keys = composed_keys()
     chosen = [f"{group}={name}" for group in keys if (CONF / group).is_dir() for name in choices(group)]

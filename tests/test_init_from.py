@@ -84,6 +84,7 @@ def test_step_0_shows_the_loss_of_the_weights_themselves(gptlab: Command, start:
     assert read_metrics(Path("run/metrics.csv"))["step"] == [0, 1, 2, 3, 4, 5, 6, 7], "no step 0 in a run that goes on"
 
 
+@pytest.mark.slow
 def test_validation_starts_where_the_weights_are(gptlab: Command, start: Path) -> None:
     """A run of the same weights, frozen, has the loss that the model has: the head and the tokenizer fit."""
     assert gptlab("train", *START, "init_from=start", "run_dir=first", "optimizer.lr=0.01", "max_steps=30").status == 0
@@ -102,6 +103,7 @@ def test_a_run_with_any_tokenizer_is_a_start(gptlab: Command, workplace: Path) -
     assert package.load("second").config["model"]["n_layers"] == 1
 
 
+@pytest.mark.slow
 def test_it_resumes_bit_for_bit_though_the_start_is_gone(gptlab: Command, start: Path) -> None:
     settings = (*START, "init_from=start", "model.dropout=0.2", "max_steps=6")
     assert gptlab("train", *settings, "run_dir=whole").status == 0
@@ -121,6 +123,7 @@ def test_weights_without_a_tokenizer_take_the_users_where_it_fits(gptlab: Comman
     assert torch.equal(weights("mute")["head.weight"], weights("run")["head.weight"])
 
 
+@pytest.mark.slow
 def test_a_run_in_bfloat16_goes_on_in_float32(gptlab: Command, workplace: Path) -> None:
     assert gptlab("train", *TINY, "run_dir=short", "trainer.precision=bf16-true").status == 0
     assert gptlab("train", *START, *FROZEN, "init_from=short", "run_dir=run").status == 0

@@ -141,6 +141,7 @@ def test_stopped_by_hand_it_goes_on_exactly(
     assert_same_run(resume(gptlab, run), undisturbed())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("changes", "on_resume"),
     [

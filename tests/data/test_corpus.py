@@ -193,6 +193,7 @@ def test_whoever_waits_for_another_process_is_told(
     assert caplog.messages == [f"waiting for another process, which is preparing {poems}"]
 
 
+@pytest.mark.slow
 def test_two_processes_share_one_preparation(poems: Path, tmp_path: Path) -> None:
     command = [sys.executable, "-c", PREPARES, str(poems), str(tmp_path / "cache")]
     both = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True) for _ in range(2)]

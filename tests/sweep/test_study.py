@@ -198,6 +198,22 @@ def test_a_step_that_was_reported_before_an_interruption_may_be_reported_again(
     assert not recwarn.list
 
 
+@pytest.mark.parametrize("pruner", PRUNERS)
+def test_a_verdict_outlives_the_process_that_asked_for_it(pruner: str, tmp_path: Path) -> None:
+    definition = changed(pruner=pruner)
+    reported(tmp_path, definition, [lambda step, best=best: best + 1 / step for best in (1.6, 1.5, 1.4, 1.3, 1.2, 1.1)])
+    for _ in range(20):  # hyperband leaves some alone
+        trial = Study(tmp_path, definition, n_jobs=1).propose()
+        assert trial is not None
+        reports = reporter(tmp_path, trial.number)
+        assert reports is not None
+        if any(reports[1](9.0, step) for step in (10, 20, 30)):
+            break
+    again = reporter(tmp_path, trial.number)
+    assert again is not None
+    assert again[1](0.1, 40)
+
+
 def test_without_a_pruner_or_a_study_there_is_nothing_to_report(tmp_path: Path) -> None:
     assert reporter(tmp_path, 0) is None
     DEFINITION.write(tmp_path)

@@ -10,13 +10,12 @@ from gptlab.sweep.definition import Definition
 from gptlab.sweep.display import Display
 from gptlab.sweep.processes import Stopped
 from gptlab.sweep.record import TrialRecord, best_of
-from gptlab.sweep.results import write_results
+from gptlab.sweep.results import RESULTS, write_results
 from gptlab.sweep.study import Study, Trial
 from gptlab.sweep.trial import OUTPUT, End
 
 log = logging.getLogger("gptlab")
 
-RESULTS = "results.csv"
 ENOUGH_TO_JUDGE = 5
 """Trials that must have ended before their share of failures ends a sweep."""
 

@@ -1,5 +1,6 @@
 """The trials of a sweep, in Optuna's journal: whatever ends a process, those that were recorded stay."""
 
+import functools
 import itertools
 import json
 import math
@@ -20,6 +21,8 @@ if TYPE_CHECKING:
 
 JOURNAL = "study.journal"
 NAME = "sweep"
+VERDICT = "pruned at step"
+"""The attribute of a trial that is to be pruned, whatever becomes of its process then."""
 LOCK_IS_STALE = 10
 """Seconds. A process that was killed as it wrote to the journal has left its lock."""
 
@@ -168,16 +171,21 @@ def reporter(sweep_dir: Path, number: int) -> tuple[str, Callable[[float, int], 
     definition = Definition.read(sweep_dir)
     if definition.pruner is None:
         return None
-    import optuna
 
-    study = _open(sweep_dir, definition)
-    trial = optuna.trial.Trial(study, study.get_trials(deepcopy=False)[number]._trial_id)
+    @functools.cache
+    def trial() -> "optuna.trial.Trial":
+        import optuna
+
+        study = _open(sweep_dir, definition)
+        return optuna.trial.Trial(study, study.get_trials(deepcopy=False)[number]._trial_id)
 
     def report(value: float, step: int) -> bool:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of a step that was reported before the run was interrupted
-            trial.report(value, step)
-        return trial.should_prune()
+            trial().report(value, step)
+        if VERDICT not in trial().user_attrs and trial().should_prune():
+            trial().set_user_attr(VERDICT, step)  # asked again, a pruner may say something else
+        return VERDICT in trial().user_attrs
 
     return definition.metric, report
 
