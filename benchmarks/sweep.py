@@ -1,7 +1,7 @@
 """Trials per hour of a sweep, beside the same runs started by hand.
 
     python benchmarks/sweep.py
-    python benchmarks/sweep.py --jobs 4 --trials 16 --steps 600
+    python benchmarks/sweep.py --jobs 4 --trials 16 --steps 300   # at least 50 steps, for the warm-up
 
 By hand: as many shell loops side by side as the sweep has jobs, each starting one run after the other, with the same
 share of the CPU's threads. Both take turns; the ratio is of the medians. A sweep looks for failures, keeps its study
@@ -43,8 +43,8 @@ def by_hand(place: Path, words: list[str], *, trials: int, jobs: int) -> None:
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--jobs", type=int, default=n_cores())
-    parser.add_argument("--trials", type=int, default=8)
-    parser.add_argument("--steps", type=int, default=300)
+    parser.add_argument("--trials", type=int, default=6)
+    parser.add_argument("--steps", type=int, default=60)
     parser.add_argument("--rounds", type=int, default=3)
     arguments = parser.parse_args()
     os.environ.pop("OMP_NUM_THREADS", None)
