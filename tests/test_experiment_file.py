@@ -270,7 +270,7 @@ def comparable(config: build.Config) -> str:
     return yaml.safe_dump(config)
 
 
-@settings(max_examples=6, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=3, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(words=command_lines())
 @example(words=[])
 @example(words=["callbacks=[default,attention]", "model/attention=[plain]"])

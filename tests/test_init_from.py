@@ -66,6 +66,7 @@ def test_training_leaves_the_file_alone_that_it_began_with(gptlab: Command, star
     assert not torch.equal(weights("start")[name], weights("run")[name])
 
 
+@pytest.mark.slow
 def test_step_0_shows_the_loss_of_the_weights_themselves(gptlab: Command, start: Path) -> None:
     result = gptlab("train", *START, "init_from=start", "run_dir=run")
     assert re.search(r"^step 0/6  val loss \d", result.out, re.MULTILINE)

@@ -135,6 +135,7 @@ def test_what_is_no_run_s_has_its_place_here(trained: Command) -> None:
     assert (place / "index.html").is_file()
 
 
+@pytest.mark.slow
 def test_a_process_that_is_told_to_go_leaves_nothing_behind(trained: Command, workplace: Path) -> None:
     code = """
 import os, signal

@@ -330,9 +330,8 @@ def wait_for_steps(run: Path, n: int) -> None:
     raise AssertionError("the run did not get going")
 
 
-@pytest.mark.parametrize(
-    ("number", "status"), [pytest.param(signal.SIGINT, 130, marks=pytest.mark.slow), (signal.SIGTERM, 143)]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_a_signal_saves_and_exits_with_its_status(workplace: Path, number: int, status: int) -> None:
     process = start(workplace, "max_steps=100000", "validate_every=100000", "save_every=100000")
     wait_for_steps(workplace / "run", 5)

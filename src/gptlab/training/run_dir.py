@@ -45,7 +45,7 @@ def check_free(wanted: str | None) -> None:
 
 
 @contextmanager
-def held(run_dir: Path, *, key: str, patience: float = PATIENCE) -> Iterator[None]:
+def held(run_dir: Path, *, key: str, patience: float | None = None) -> Iterator[None]:
     """Within the block no other process writes into this run; the lock goes with the process, however that ends.
 
     Raises:
@@ -57,7 +57,7 @@ def held(run_dir: Path, *, key: str, patience: float = PATIENCE) -> Iterator[Non
             lock.acquire(timeout=0)
         except Timeout:
             log.info("another process has %s: waiting some seconds, in case that it was just killed", run_dir)
-            lock.acquire(timeout=patience)
+            lock.acquire(timeout=PATIENCE if patience is None else patience)
     except Timeout:
         raise UserError(f"{key}={run_dir}: another process is training this run: let it end, or stop it") from None
     try:
