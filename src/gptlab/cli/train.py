@@ -52,13 +52,8 @@ def main(arguments: list[str]) -> int:
 def train(cfg: DictConfig) -> int:
     """One run. Everything is checked before data is read, and all data before a directory is made."""
     config = build.resolve(cfg)
-    if cfg.resume_sweep is not None and HydraConfig.get().mode == RunMode.RUN:
-        raise UserError(command_to_resume(cfg.resume_sweep))
-    sweep = HydraConfig.get().runtime.choices.get("sweep")
-    if sweep is not None and this_trial() is None and HydraConfig.get().mode == RunMode.RUN:
-        raise UserError(f"sweep={sweep} starts no sweep: its file lacks `hydra: mode: MULTIRUN`, or start it with -m")
-    if this_trial() is not None and HydraConfig.get().mode == RunMode.RUN and is_rank_zero():
-        end_with_the_sweep()
+    if HydraConfig.get().mode == RunMode.RUN:
+        _begin_alone(cfg)
     run_log = RunLog(speaks=is_rank_zero())
     with ExitStack() as stack:
         stack.enter_context(answering(*unanswered(*END_OF_PROCESS), by=leave))  # until there are steps to finish
@@ -113,6 +108,21 @@ def train(cfg: DictConfig) -> int:
     if not is_rank_zero() and outcome.end.is_shared:
         return 0  # or Lightning would kill the first rank for another's status
     return outcome.exit_status
+
+
+def _begin_alone(cfg: DictConfig) -> None:
+    """In a process that trains one run: of its own, or as a trial of the sweep that has started it.
+
+    Raises:
+        UserError: where it was to be a sweep.
+    """
+    sweep = HydraConfig.get().runtime.choices.get("sweep")
+    if cfg.resume_sweep is not None:
+        raise UserError(command_to_resume(cfg.resume_sweep))
+    if this_trial() is None and sweep is not None:
+        raise UserError(f"sweep={sweep} starts no sweep: its file lacks `hydra: mode: MULTIRUN`, or start it with -m")
+    if this_trial() is not None and is_rank_zero():
+        end_with_the_sweep()
 
 
 def _what_is_resumed(cfg: DictConfig, stack: ExitStack) -> tuple[Path | None, Stored]:
