@@ -1,6 +1,7 @@
 """Fixtures that every test file shares."""
 
 import os
+import signal
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -12,6 +13,8 @@ from omegaconf import OmegaConf
 from local_hub import LocalHub, the_hub
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch: threads of models this small wait for each other, mostly
+
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell lets what runs behind it (`&`, nohup) ignore Ctrl-C
 
 ROOT = Path(__file__).resolve().parents[1]
 CONF = ROOT / "conf"

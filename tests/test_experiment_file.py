@@ -273,6 +273,7 @@ def comparable(config: build.Config) -> str:
 @settings(max_examples=3, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(words=command_lines())
 @example(words=[])
+@example(words=["data=text", "data.path=\x85"])
 @example(words=["callbacks=[default,attention]", "model/attention=[plain]"])
 @example(words=["data=text", "data.path=\\\\${x}/${oc.env:HOME} a: #b", "callbacks.samples.prompt=\\${max_steps}\\"])
 def test_the_file_of_a_run_composes_to_the_same(workplace: Path, words: list[str]) -> None:

@@ -1,10 +1,16 @@
 """Files are there whole or not at all."""
 
+import io
 from pathlib import Path
 
 import pytest
+import yaml
+from hypothesis import example, given
+from hypothesis import strategies as st
+from omegaconf import OmegaConf
 
-from gptlab.files import give_name, whole_file, write_whole
+from gptlab.files import as_yaml, give_name, whole_file, write_whole
+from gptlab.training.run_files import LOADER
 
 
 def test_what_was_there_stays_where_writing_fails(tmp_path: Path) -> None:
@@ -41,3 +47,25 @@ def test_a_second_name_takes_the_place_of_what_had_it(
     if links:
         give_name(tmp_path / "last", tmp_path / "previous")  # which it has already
     assert not list(tmp_path.glob("*.tmp"))
+
+
+@given(
+    st.text(
+        st.sampled_from("-#:{[\"' \n\x85\u2028\u2029\ufeff0+1e_.xyn\U0001f469")
+        | st.characters(exclude_categories=["Cs"])
+    )
+)
+@example("/texts/\x85")
+@example("1e-3")
+@example("1_0")
+def test_yaml_holds_any_text_for_whoever_reads_it(text: str) -> None:
+    content = {"data": {"path": text, "more": [text]}}
+    written = as_yaml(content)
+    assert yaml.safe_load(written) == LOADER(written).get_single_data() == content
+    if "$" not in text:
+        assert OmegaConf.to_container(OmegaConf.load(io.StringIO(written))) == content
+
+
+def test_yaml_for_people_repeats_what_stands_in_two_places() -> None:
+    betas = [0.9, 0.95]
+    assert as_yaml({"a": betas, "b": betas}) == "a:\n- 0.9\n- 0.95\nb:\n- 0.9\n- 0.95\n"

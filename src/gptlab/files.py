@@ -86,4 +86,35 @@ def write_json(path: Path, content: dict[str, Any]) -> None:
 
 
 def write_yaml(path: Path, content: dict[str, Any]) -> None:
-    write_whole(path, yaml.safe_dump(content, sort_keys=False, allow_unicode=True))
+    write_whole(path, as_yaml(content))
+
+
+def as_yaml(content: dict[str, Any]) -> str:
+    """Text that PyYAML, libyaml and OmegaConf read as this very content."""
+    return yaml.dump(content, Dumper=_Dumper, sort_keys=False, allow_unicode=True)
+
+
+class _Dumper(yaml.SafeDumper):
+    """Quotes texts that OmegaConf takes for numbers (`1e-3`, to PyYAML none), and escapes Unicode's ends of lines.
+
+    PyYAML writes those as they are, and may forget them when it reads.
+    """
+
+    def ignore_aliases(self, data: Any) -> bool:
+        return True  # `&id001` and `*id001`, for a list that stands in two places, are nothing for people
+
+
+def _represent_text(dumper: _Dumper, text: str) -> yaml.ScalarNode:
+    quoted = _is_number(text) or not {"\x85", "\u2028", "\u2029"}.isdisjoint(text)
+    return dumper.represent_scalar("tag:yaml.org,2002:str", text, style='"' if quoted else None)
+
+
+def _is_number(text: str) -> bool:
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True
+
+
+_Dumper.add_representer(str, _represent_text)

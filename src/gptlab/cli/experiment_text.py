@@ -26,6 +26,7 @@ from gptlab.build import LATE_GROUPS, Config, literal, plain_text
 from gptlab.cli.experiment_file import GROUP, with_experiment_files
 from gptlab.cli.explain import CONF
 from gptlab.cli.free_text import quote_free_text
+from gptlab.files import as_yaml
 
 NOT_OF_THE_EXPERIMENT = ("hydra", "sweep", "resume_sweep", "run_dir", "resume")
 NO_CHOICES = (GROUP, "sweep", "hydra")
@@ -66,9 +67,9 @@ def experiment_of(words: list[str], *, comment: str, searched: Iterable[str] = (
         else:
             comment += f"\nNot in this file, which can take no setting away: ~{'.'.join(keys)}"
     defaults = [{f"override /{group}": choice} for group, choice in choices.items()]
-    content = OmegaConf.create({**({"defaults": defaults} if defaults else {}), **values})
+    content = {**({"defaults": defaults} if defaults else {}), **values}
     lines = ["# @package _global_", *as_comments(comment)]
-    return "\n".join(lines) + "\n" + OmegaConf.to_yaml(content)
+    return "\n".join(lines) + "\n" + as_yaml(content)
 
 
 def compose_train(overrides: list[str]) -> DictConfig:

@@ -8,7 +8,7 @@ from typing import Any
 
 import yaml
 
-from gptlab.files import PARTIAL, write_whole
+from gptlab.files import PARTIAL, as_yaml, write_whole
 from gptlab.training.log import TRAIN_LOG
 
 CONFIG, SUMMARY = "config.yaml", "summary.json"
@@ -24,7 +24,7 @@ APPENDED = (TRAIN_LOG, "events.out.tfevents.*")
 
 def write_config(run_dir: Path, config: dict[str, Any]) -> None:
     """The configuration for people, with a checksum behind it by which a damaged file is known."""
-    text = yaml.safe_dump(config, sort_keys=False, allow_unicode=True)
+    text = as_yaml(config)
     write_whole(run_dir / CONFIG, f"{text}{SEAL}{_checksum(text)}\n")
 
 
