@@ -34,19 +34,31 @@ Value = float | int | str
 
 
 @dataclass(frozen=True)
-class Range:
-    """Numbers from low to high, both included.
+class Swept:
+    """One key of a search space.
 
     Attributes:
         key: what is swept, as in an override.
-        word: one of RANGES.
+        word: one of RANGES or LISTS, of what is tried.
+    """
+
+    key: str
+    word: str
+
+    def override(self, value: Value) -> str:
+        return f"{self.key}={value}"
+
+
+@dataclass(frozen=True)
+class Range(Swept):
+    """Numbers from low to high, both included.
+
+    Attributes:
         low: the least.
         high: the greatest.
         step: between whole numbers; 1 where the scale is logarithmic.
     """
 
-    key: str
-    word: str
     low: float
     high: float
     step: int = 1
@@ -74,22 +86,15 @@ class Range:
             return IntDistribution(int(self.low), int(self.high), log=self.is_log, step=self.step)
         return FloatDistribution(self.low, self.high, log=self.is_log)
 
-    def override(self, value: Value) -> str:
-        return f"{self.key}={value}"
-
 
 @dataclass(frozen=True)
-class Values:
+class Values(Swept):
     """One of some values.
 
     Attributes:
-        key: what is swept, as in an override.
-        word: one of LISTS.
         values: numbers, and texts as in an override.
     """
 
-    key: str
-    word: str
     values: tuple[Value, ...]
 
     @property
@@ -108,9 +113,6 @@ class Values:
         from optuna.distributions import CategoricalDistribution
 
         return CategoricalDistribution(self.values)
-
-    def override(self, value: Value) -> str:
-        return f"{self.key}={value}"
 
 
 Parameter = Range | Values
