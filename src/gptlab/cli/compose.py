@@ -68,7 +68,11 @@ def run_command(
     except Exception as error:
         ends.append(error)
 
-    end = ends[-1] if ends else 0
+    return _say(ends[-1] if ends else 0, config_name, arguments)
+
+
+def _say(end: int | Exception, config_name: str, arguments: list[str]) -> int:
+    """Print what there is to say of a command's end. Returns its exit status."""
     lost = _lost_output()
     if end == 0 and lost is not None:
         end = lost

@@ -31,6 +31,7 @@ from gptlab.training.run_files import LAST, write_config
 if TYPE_CHECKING:
     import lightning as L
 
+    from gptlab.data.module import WindowDataModule
     from gptlab.training.module import TrainingModule
     from gptlab.training.run import Outcome
 
@@ -74,7 +75,6 @@ def fit(
         run_log: gets its file in the run directory.
         before: what an earlier session of this run has left.
     """
-    from gptlab.data.module import WindowDataModule
     from gptlab.training.device_check import check_device
     from gptlab.training.loggers.metrics_csv import CSV
     from gptlab.training.loggers.tensorboard import TensorBoard
@@ -82,15 +82,7 @@ def fit(
 
     run_dir = Path(config["run_dir"])
     module = _module(config, settings, rows, data, loaded)
-    data_module = WindowDataModule(
-        train=data.train,
-        val=data.val,
-        batch_size=settings.batch_size,
-        micro_batch_size=rows,
-        n_steps=settings.max_steps,
-        seed=settings.seed,
-        num_workers=build.data_settings(config).num_workers,
-    )
+    data_module = _data_module(config, settings, rows, data)
     if is_rank_zero():
         write_config(run_dir, config)  # first of all files: by it a run is known, however early it is killed
         run_log.open(run_dir)
@@ -142,6 +134,20 @@ def _module(
         grad_clip=settings.grad_clip,
         on_nonfinite=settings.on_nonfinite,
         val_bytes_per_token=data.val_bytes_per_token if validates_all else None,
+    )
+
+
+def _data_module(config: build.Config, settings: Settings, rows: int, data: PreparedData) -> "WindowDataModule":
+    from gptlab.data.module import WindowDataModule
+
+    return WindowDataModule(
+        train=data.train,
+        val=data.val,
+        batch_size=settings.batch_size,
+        micro_batch_size=rows,
+        n_steps=settings.max_steps,
+        seed=settings.seed,
+        num_workers=build.data_settings(config).num_workers,
     )
 
 

@@ -10,7 +10,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig
 
 from gptlab import build
-from gptlab.checkpoint import load
+from gptlab.checkpoint import Loaded, load
 from gptlab.cli.compose import run_command
 from gptlab.cli.experiment_file import experiment_name
 from gptlab.cli.fit import fit, rehearse
@@ -21,6 +21,7 @@ from gptlab.cli.resume import NEWEST, NOTHING, Stored, check_same_text, mend, re
 from gptlab.cli.sweep import command_to_resume
 from gptlab.cli.trials import trial, unresolved
 from gptlab.errors import UserError
+from gptlab.settings import Settings
 from gptlab.signals import END_OF_PROCESS, answering, leave, unanswered
 from gptlab.sweep.trial import end_with_the_sweep, this_trial
 from gptlab.training import devices
@@ -64,16 +65,8 @@ def train(cfg: DictConfig) -> int:
         if resume_dir is None and is_rank_zero():
             check_free(wanted)
 
-        loaded, tokenizer = None, None
-        if settings.init_from is not None:
-            build.source(config)  # a text that is not there is known before half a gigabyte is fetched
-            loaded = load(before.checkpoint or settings.init_from)
-            tokenizer = loaded.tokenizer
-        if loaded is not None and before.checkpoint is None:
-            config = starting_config(loaded, config, unresolved(HydraConfig.get().overrides.task))
-            build.check(config, trains_tokenizer=tokenizer is None)
-
-        data = prepare_data(config, settings, tokenizer)
+        loaded, config = _starting_weights(config, settings, before)
+        data = prepare_data(config, settings, loaded.tokenizer if loaded is not None else None)
         if loaded is not None:
             check_vocabulary(loaded, data.corpus.tokenizer)
         if before.checkpoint is not None:
@@ -130,6 +123,18 @@ def _what_is_resumed(cfg: DictConfig, stack: ExitStack) -> tuple[Path | None, St
     by_name = cfg.resume if cfg.resume != NEWEST else None  # which the first rank may have made another meanwhile
     run_dir = shared_by_ranks(choose, wanted=str(of_this_job) if of_this_job is not None else by_name)
     return run_dir, stored(run_dir)
+
+
+def _starting_weights(config: build.Config, settings: Settings, before: Stored) -> tuple[Loaded | None, build.Config]:
+    """What `init_from` names, as far as this run has trained it, and the configuration with its sizes."""
+    if settings.init_from is None:
+        return None, config
+    build.source(config)  # a text that is not there is known before half a gigabyte is fetched
+    loaded = load(before.checkpoint or settings.init_from)
+    if before.checkpoint is None:
+        config = starting_config(loaded, config, unresolved(HydraConfig.get().overrides.task))
+        build.check(config, trains_tokenizer=loaded.tokenizer is None)
+    return loaded, config
 
 
 def _absolute_paths(data: build.Config) -> build.Config:
