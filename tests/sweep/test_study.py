@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from gptlab.errors import UserError
 from gptlab.sweep.definition import PRUNERS, SAMPLERS, Definition
-from gptlab.sweep.study import JOURNAL, Study, Trial, mend, reporter
+from gptlab.sweep.study import FAILURE, JOURNAL, Study, Trial, mend, reporter
 
 DEFINITION = Definition(
     words=["tokenizer=char"],
@@ -75,6 +75,32 @@ def test_the_same_seed_proposes_the_same_trials_also_when_the_sweep_is_stopped_b
     assert first == again
     assert first[:3] != other
     assert len({trial.values["optimizer.lr"] for trial in first}) > 10
+
+
+@pytest.mark.parametrize(("sampler", "most"), [("tpe", 5), ("gp", 3)])  # at random it is 8
+def test_a_search_stays_away_from_what_fails(sampler: str, most: int, tmp_path: Path) -> None:
+    study = Study(tmp_path, changed(sampler=sampler, space={"optimizer.lr": {"log_uniform": [1e-4, 10.0]}}), n_jobs=1)
+    diverged = []
+    for _ in range(25):
+        trial = study.propose()
+        assert trial is not None
+        diverged.append(float(trial.values["optimizer.lr"]) > 0.03)  # half of the range
+        if diverged[-1]:
+            study.record(trial.number, "failed", "diverged")
+        else:
+            end(study, trial, val_loss=(math.log10(float(trial.values["optimizer.lr"])) + 2) ** 2)
+    assert [record.status for record in study.records()] == ["failed" if bad else "finished" for bad in diverged]
+    assert {record.reason for record in study.records() if record.status == "failed"} == {"diverged"}
+    assert sum(diverged[10:]) <= most
+
+
+def test_a_trial_that_was_to_be_recorded_as_failed_when_the_sweep_was_killed_may_finish(tmp_path: Path) -> None:
+    study = Study(tmp_path, DEFINITION, n_jobs=1)
+    trial = study.propose()
+    assert trial is not None
+    study._storage.set_trial_user_attr(study._trials()[0]._trial_id, FAILURE, "killed")
+    end(study, trial, val_loss=1.0)
+    assert [(record.status, record.reason, record.metric) for record in study.records()] == [("finished", None, 1.0)]
 
 
 def test_tpe_comes_near_the_best_of_a_parabola(tmp_path: Path) -> None:

@@ -23,6 +23,8 @@ JOURNAL = "study.journal"
 NAME = "sweep"
 VERDICT = "pruned at step"
 """The attribute of a trial that is to be pruned, whatever becomes of its process then."""
+FAILURE = "failure"
+"""The attribute of a trial that has failed: why."""
 LOCK_IS_STALE = 10
 """Seconds. A process that was killed as it wrote to the journal has left its lock."""
 
@@ -93,7 +95,8 @@ class Study:
     def record(self, number: int, status: str, reason: str | None) -> TrialRecord:
         """Write down how a trial has ended: finished, pruned, failed, or interrupted, which is to go on.
 
-        A finished one without a finite value of the metric has failed.
+        A finished one without a finite value of the metric has failed. Samplers forget what they are told has failed,
+        and would try it again and again: they are told the worst value so far, or "pruned" as long as there is none.
         """
         from optuna.trial import TrialState
 
@@ -102,14 +105,22 @@ class Study:
         value = summary.get(self.definition.metric)
         if status == "finished" and not (isinstance(value, int | float) and math.isfinite(value)):
             status, reason = "failed", f"{self.definition.metric} is {value} in its summary.json, and no number"
-        if reason is not None:
-            self._storage.set_trial_user_attr(trial._trial_id, "reason", reason)
-        if status == "finished":
+        if status == "failed" or FAILURE in trial.user_attrs:  # of a sweep that was killed just here, it may not be true
+            failure = (reason or "it failed") if status == "failed" else None
+            self._storage.set_trial_user_attr(trial._trial_id, FAILURE, failure)
+        if status == "failed":
+            value = self._worst_value()
+        if status == "pruned" or (status == "failed" and value is None):
+            self._study.tell(number, state=TrialState.PRUNED)
+        elif status != "interrupted":
             self._study.tell(number, value)
-        elif status in ("pruned", "failed"):
-            self._study.tell(number, state=TrialState.PRUNED if status == "pruned" else TrialState.FAIL)
         self._records.pop(number, None)
         return self.records()[number]
+
+    def _worst_value(self) -> float | None:
+        values = [record.metric for record in self.records() if record.status == "finished"]
+        worst = max if self.definition.direction == "minimize" else min
+        return worst((value for value in values if value is not None), default=None)
 
     def records(self) -> list[TrialRecord]:
         """All trials that have begun, in the order of their numbers."""
@@ -125,9 +136,10 @@ class Study:
         run_dir = self.run_dir(trial.number)
         summary = read_summary(run_dir)
         under_way = "interrupted" if summary.get("status") == "interrupted" else "running"
-        status = {"COMPLETE": "finished", "PRUNED": "pruned", "FAIL": "failed"}.get(trial.state.name, under_way)
-        metric = trial.value if trial.state.name == "COMPLETE" else summary.get(self.definition.metric)
-        reason = trial.user_attrs.get("reason") if status == "failed" else None
+        status = {"COMPLETE": "finished", "PRUNED": "pruned"}.get(trial.state.name, under_way)
+        reason = trial.user_attrs.get(FAILURE) if trial.state.is_finished() else None
+        status = "failed" if reason is not None else status
+        metric = trial.value if status == "finished" else summary.get(self.definition.metric)
         return TrialRecord(trial.number, status, reason, self._values(trial), metric, summary, run_dir)
 
     def _sampler(self, number: int) -> "optuna.samplers.BaseSampler":
