@@ -247,6 +247,11 @@ def test_a_run_that_flies_away_does_not_flatten_the_others(gptlab: Command) -> N
             ["tokenizer=bpe", "tokenizer=char"],
         ),
         (
+            {"schedule": {"_target_": "gptlab.training.schedules.constant", "warmup_steps": 500}},
+            {"schedule": {"_target_": "gptlab.training.schedules.cosine", "warmup_steps": 20, "floor": 0.1}},
+            ["schedule=constant schedule.warmup_steps=500", "schedule=cosine schedule.warmup_steps=20"],
+        ),
+        (
             {"context_length": 32, "model__context_length": 32},
             {},
             ["context_length=32", "context_length=64"],

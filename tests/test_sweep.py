@@ -67,8 +67,13 @@ REFUSED: dict[str, tuple[list[str], str]] = {
     "without -m": (["optimizer.lr=1e-3,3e-3"], "optimizer.lr=1e-3,3e-3 has several values: -m tries each of them"),
     "a sweep by its path": (["sweep=conf/sweep/lr_and_width.yaml"], "is a path: a sweep is called by its name"),
     "a sweep in one run": (["sweep=lr_and_width", "hydra.mode=RUN"], "sweep=lr_and_width starts no sweep"),
+    "names for runs": (["-m", "seed=1,2", "hydra.sweep.subdir=${seed}"], "they are called 0, 1, ..."),
+    "more joblib jobs than devices": (
+        ["-m", "seed=1,2", "hydra/launcher=joblib", "hydra.launcher.n_jobs=1000"],
+        "CPU core(s)",
+    ),
     "several nodes": (["-m", "seed=1,2", "trainer=ddp", "trainer.num_nodes=2"], "on this machine alone"),
-    "nothing is possible": (["-m", "model.n_heads=3,5"], "model.d_model=16 is not divisible by n_heads=3"),
+    "nothing is possible": (["-m", "model.n_heads=3,5,7"], "model.d_model=16 is not divisible by n_heads=3"),
     "of another type": (["-m", "optimizer.lr=a,b"], "optimizer.lr=a must be a number"),
     "no text": (["-m", "seed=1,2", "data.path=nowhere.txt"], "data.path=nowhere.txt"),
     "no sweep to go on with": (["sweep=lr_and_width", "resume_sweep=."], "is no sweep: there is no sweep.yaml in it"),
@@ -88,6 +93,16 @@ def test_what_cannot_be_swept_is_refused_before_the_first_trial(
     assert result.err.count("\n") == 1
     assert what in result.err
     assert sorted(workplace.rglob("*")) == before
+
+
+@pytest.mark.parametrize("order", [1, -1])
+def test_a_space_in_which_some_trials_are_possible_is_not_refused_in_any_order(
+    order: int, gptlab: Callable[..., Result], workplace: Path
+) -> None:
+    keys = ("model.n_heads=3,5,8", "seed=1,2,3", "batch_size=2,4", "grad_clip=1,2", "optimizer.lr=0.1,0.2,0.3")
+    result = gptlab("train", *TINY, "-m", *keys[::order], "run_dir=poem.txt")  # the next mistake that it looks for
+    assert result.status == 2
+    assert "poem.txt cannot be made" in result.err
 
 
 @pytest.mark.parametrize("left", ["sweep.yaml", "0/config.yaml", "3/checkpoints/last.ckpt"])
@@ -139,7 +154,8 @@ def test_of_twelve_trials_one_goes_nan_one_raises_one_is_killed_with_the_sweep_a
     killed = begin(workplace, *words, "run_dir=sweep")
     assert killed.wait(timeout=200) == -signal.SIGKILL
     assert statuses(place)[:6] == ["finished", "finished", "finished", "failed", "finished", "failed"]
-    assert "finished" not in statuses(place)[8:9]
+    assert (place / "8" / "killed").exists()
+    assert not (place / "10").exists()
     sweep(workplace, *words, "resume_sweep=sweep")
     table = results(place)
     assert [int(row["trial"]) for row in table] == list(range(12))
@@ -197,10 +213,38 @@ def test_a_signal_lets_trials_save_and_prints_the_command_that_goes_on(number: i
 
 
 @slow
+def test_configurations_of_one_s_own_go_with_a_sweep_and_may_not_change(workplace: Path) -> None:
+    mine = workplace / "my conf" / "experiment" / "mine.yaml"
+    mine.parent.mkdir(parents=True)
+    mine.write_text("# @package _global_\noptimizer:\n  weight_decay: 0.25\n")
+    words = ("-m", "--config-dir=my conf", "experiment=mine", "seed=1,2")
+    out = sweep(workplace, *words, "run_dir=sweep")
+    next_command = next(line for line in out.splitlines() if "best.yaml" in line)
+    assert f"'--config-dir={workplace}/my conf' experiment=sweep/best.yaml" in next_command
+    assert "weight_decay: 0.25" in (workplace / "sweep" / "best.yaml").read_text()
+    assert "my conf" in (workplace / "sweep" / "report.html").read_text()
+    begun = sweep(workplace, "resume_sweep=sweep", status=2)
+    assert f"gptlab train '--config-dir={workplace}/my conf' -m" in begun
+    mine.write_text("# @package _global_\noptimizer:\n  weight_decay: 0.5\n")
+    again = sweep(workplace, *words, "resume_sweep=sweep", status=2)
+    assert "resume_sweep=sweep is another sweep: optimizer.weight_decay was 0.25, and is 0.5 now" in again
+
+
+@slow
+def test_a_metric_that_a_run_has_not_is_known_before_it_trains(workplace: Path) -> None:
+    words = ("-m", "seed=1,2", "tokenizer=word", "hydra.sweeper.metric=val_bits_per_byte", "run_dir=sweep")
+    sweep(workplace, *words, status=1)
+    assert statuses(workplace / "sweep") == ["failed", "failed"]
+    assert "keeps every byte" in results(workplace / "sweep")[0]["reason"]
+    assert not (workplace / "sweep" / "0" / "metrics.csv").exists()
+
+
+@slow
 def test_a_hopeless_sweep_ends_early_with_status_1(workplace: Path) -> None:
     out = sweep(workplace, *accidents(*["raise"] * 9), "run_dir=sweep", status=1)
     assert statuses(workplace / "sweep") == ["failed"] * 5
     assert "more than 0.5 of the trials have failed" in out
+    assert "hydra.sweeper.max_failed=1 resume_sweep=sweep" in out
 
 
 @slow
@@ -213,11 +257,11 @@ def test_a_trial_that_is_killed_is_that_trial_s_failure(workplace: Path) -> None
 
 @slow
 def test_a_trial_that_does_badly_is_pruned_and_says_so(workplace: Path) -> None:
-    words = ("-m", "optimizer.lr=0.03,0.029,0.028,0.027,0.026,1e-9", "hydra.sweeper.pruner=median", "run_dir=sweep")
-    sweep(workplace, *words)
+    words = ("-m", "optimizer.lr=0.03,0.029,0.028,0.027,0.026,1e-9", "hydra.sweeper.pruner=median", *TWO_RANKS)
+    sweep(workplace, *words, "run_dir=sweep")
     assert statuses(workplace / "sweep") == [*["finished"] * 5, "pruned"]
     pruned = summary(workplace / "sweep" / "5")
-    assert (pruned["status"], pruned["steps"]) == ("pruned", 3)
+    assert (pruned["status"], pruned["steps"]) == ("pruned", 3), "on both ranks, or one would wait for the other"
     assert float(results(workplace / "sweep")[5]["val_loss"]) == pytest.approx(pruned["val_loss"])
 
 
@@ -287,6 +331,28 @@ def test_hydra_s_own_launchers_run_trials_too(launcher: str, workplace: Path) ->
     assert not (workplace / "None").exists()
     assert statuses(workplace / "sweep") == ["finished", "failed", "finished"]
     assert "this trial was meant to fail" in results(workplace / "sweep")[1]["reason"]
+
+
+@slow
+@pytest.mark.parametrize("launcher", ["joblib", "submitit_local"])
+def test_hydra_s_own_launchers_run_trials_of_two_ranks(launcher: str, workplace: Path) -> None:
+    words = ("-m", "seed=1,2", RECORDER, *TWO_RANKS, f"hydra/launcher={launcher}")
+    sweep(workplace, *words, "run_dir=sweep")
+    steps = [recorded(workplace / "sweep" / number) for number in "01"]
+    assert [(len(of_one), {step["ranks"] for step in of_one}) for of_one in steps] == [(6, {2}), (6, {2})]
+    assert [of_one[0]["config"]["seed"] for of_one in steps] == [1, 2]
+
+
+@slow
+@posix
+def test_ctrl_c_under_hydra_s_own_sweeper_saves_and_says_so_by_its_status(workplace: Path) -> None:
+    endless = ("-m", "seed=1,2", "max_steps=4000", "validate_every=4000", "save_every=4000")
+    begun = begin(workplace, *endless, "hydra/sweeper=basic", "hydra.sweep.dir=sweep")
+    metrics = workplace / "sweep" / "0" / "metrics.csv"
+    wait_until(lambda: metrics.exists() and len(metrics.read_text().splitlines()) > 3, begun)
+    begun.send_signal(signal.SIGINT)
+    assert begun.wait(timeout=60) == 130
+    assert (workplace / "sweep" / "0" / "checkpoints" / "last.ckpt").exists()
 
 
 @slow

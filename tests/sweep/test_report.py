@@ -5,6 +5,7 @@ import re
 from html.parser import HTMLParser
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 from urllib.parse import unquote
 
 import pytest
@@ -76,11 +77,10 @@ class Reader(HTMLParser):
             self.heading += data
 
 
-def written(
-    place: Path, trials: list[TrialRecord], axes: list[Axis], *, metric: str = "val_loss", direction: str = "minimize"
-) -> tuple[str, Reader]:
+def written(place: Path, trials: list[TrialRecord], axes: list[Axis], **changes: Any) -> tuple[str, Reader]:
     path = place / "report.html"
-    write_report(path, title="a <b>title</b>", metric=metric, direction=direction, records=trials, axes=axes)
+    about = {"title": "a <b>title</b>", "metric": "val_loss", "direction": "minimize", "run_again": None, **changes}
+    write_report(path, records=trials, axes=axes, **about)
     page = path.read_text(encoding="utf-8")
     return page, Reader(page)
 
@@ -106,7 +106,13 @@ def test_every_trial_is_in_the_table_and_nothing_of_it_is_markup(trials: list[Tr
         patch.setattr(report, "write_whole", lambda path, text: pages.append(text))
         pages: list[str] = []
         write_report(
-            Path("/sweep/report.html"), title="<i>", metric=metric, direction="maximize", records=trials, axes=ANY_AXES
+            Path("/sweep/report.html"),
+            title="<i>",
+            metric=metric,
+            direction="maximize",
+            records=trials,
+            axes=ANY_AXES,
+            run_again=None,
         )
     reader = Reader(pages[0])
     assert reader.heading == "<i>"
@@ -130,10 +136,10 @@ def test_the_best_trial_comes_first_with_commands_to_paste(tmp_path: Path) -> No
         trial(1, {"optimizer.lr": 0.02}, metric=3.125, run_dir=tmp_path / "it's 1"),
         trial(2, {"optimizer.lr": 0.03}, metric=1.0, status="pruned"),
     ]
-    page, _ = written(tmp_path, trials, [LR])
+    page, _ = written(tmp_path, trials, [LR], run_again="gptlab train experiment='the best'.yaml")
     text = re.sub(r"<[^>]+>", "", page.partition("<main>")[2])
     assert text.strip().startswith("Best: trial 13.125 val_loss")
-    assert f"gptlab train experiment={tmp_path}/best.yaml" in text
+    assert "gptlab train experiment=&#x27;the best&#x27;.yaml" in text
     assert "gptlab generate checkpoint=&#x27;" in text
     assert "2 finished" in page
     assert "1 pruned" in page

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from gptlab.cli.search_space import search_space
@@ -38,6 +38,7 @@ def test_a_number_reaches_hydra_as_the_same_number(number: float) -> None:
         max_size=5,
     )
 )
+@example(["A¹", "中文"])
 def test_values_of_a_file_reach_hydra_as_the_same_values(values: list[Any]) -> None:
     distinct = [value for i, value in enumerate(values) if repr(value) not in map(repr, values[:i])]
     _, (entry,) = search_space({"a.b": {"choice": distinct}}, [], sampler="tpe")

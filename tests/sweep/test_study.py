@@ -19,6 +19,7 @@ from gptlab.sweep.study import FAILURE, JOURNAL, Study, Trial, mend, reporter
 DEFINITION = Definition(
     words=["tokenizer=char"],
     space={"optimizer.lr": {"log_uniform": [1e-5, 1.0]}, "model.d_model": {"choice": [64, 128]}},
+    config={"optimizer.betas": [0.9, 0.95], "schedule.warmup_steps": 20},
     sampler="tpe",
     pruner=None,
     seed=1,
@@ -268,6 +269,8 @@ def test_without_a_pruner_or_a_study_there_is_nothing_to_report(tmp_path: Path) 
         ),
         ({"sampler": "random"}, "sampler was tpe, and is random now"),
         ({"max_steps": 50}, "max_steps was 100, and is 50 now"),
+        ({"config": {"optimizer.betas": [0.9, 0.95]}}, "schedule.warmup_steps was 20, and is not there now"),
+        ({"config": {**DEFINITION.config, "seed": 1}}, "seed was not there, and is 1 now"),
         ({"words": ["tokenizer=bpe"]}, "its command had tokenizer=char where there is tokenizer=bpe now"),
     ],
 )

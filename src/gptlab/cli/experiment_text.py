@@ -19,6 +19,7 @@ from typing import cast
 from hydra import version
 from hydra._internal.config_loader_impl import ConfigLoaderImpl
 from hydra._internal.utils import create_config_search_path
+from hydra.core.config_search_path import SearchPathQuery
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
@@ -43,17 +44,20 @@ def experiment_of(words: list[str], *, comment: str, searched: Iterable[str] = (
     else that is gone its comment tells.
 
     Args:
-        words: the overrides of a run, as typed; they may name an experiment, also by its path.
+        words: the command line of a run, as typed: overrides, which may name an experiment, also by its path, and
+            Hydra's flags. Where `is_of_root` says so of one, the file goes with it.
         comment: lines that say what it is.
         searched: keys that are written down in any case, also where their values are the defaults of today.
 
     Raises:
         UserError: where the experiment that the words name is not there.
     """
-    composed = compose_train(quote_free_text(with_experiment_files(words)))
+    root = [word for word in words if is_of_root(word)]
+    overrides = [word for word in words if not word.startswith(("--", "hydra."))]
+    composed = _compose(root, quote_free_text(with_experiment_files(overrides)))
     wanted = _plain(composed)
-    _make_paths_absolute(wanted)
-    choices, start = _differing_choices(_choices(composed))
+    make_paths_absolute(wanted)
+    choices, start = _differing_choices(root, _choices(composed))
     values = _difference(start, wanted)
     for key in searched:
         if key in _choices(composed):
@@ -72,15 +76,26 @@ def experiment_of(words: list[str], *, comment: str, searched: Iterable[str] = (
     return "\n".join(lines) + "\n" + as_yaml(content)
 
 
-def compose_train(overrides: list[str]) -> DictConfig:
+def is_of_root(word: str) -> bool:
+    """Whether a word of a command line says where configurations lie, or which is the first of them."""
+    return word.startswith(("--config-path=", "--config-dir=", "--config-name=", "hydra.searchpath="))
+
+
+def _compose(root: list[str], overrides: list[str]) -> DictConfig:
     """What `gptlab train` composes, the hydra node included; whatever Hydra is doing meanwhile does not notice.
 
     Args:
+        root: the words of which `is_of_root` holds, directories absolute.
         overrides: in Hydra's grammar.
     """
     version.setbase("1.3")
-    loader = ConfigLoaderImpl(create_config_search_path(str(CONF)))
-    return loader.load_configuration("train", overrides, run_mode=RunMode.RUN)
+    flags = dict(word.removeprefix("--").split("=", 1) for word in root if word.startswith("--"))
+    path = create_config_search_path(flags.get("config-path", str(CONF)))
+    if "config-dir" in flags:
+        path.prepend("command-line", f"file://{flags['config-dir']}", anchor=SearchPathQuery(provider="schema"))
+    searched = [word for word in root if not word.startswith("--")]
+    name = flags.get("config-name", "train")
+    return ConfigLoaderImpl(path).load_configuration(name, [*searched, *overrides], run_mode=RunMode.RUN)
 
 
 def _choices(composed: DictConfig) -> Choices:
@@ -89,7 +104,7 @@ def _choices(composed: DictConfig) -> Choices:
     return {group: choices[group] for group in choices if group.partition("/")[0] not in NO_CHOICES}
 
 
-def _differing_choices(wanted: Choices) -> tuple[Choices, Config]:
+def _differing_choices(root: list[str], wanted: Choices) -> tuple[Choices, Config]:
     """The choices that lead from train.yaml's own to the wanted ones, and what they alone compose to.
 
     None where nothing is chosen in a group. A choice brings its own choices in the groups within it, so that those are
@@ -97,7 +112,8 @@ def _differing_choices(wanted: Choices) -> tuple[Choices, Config]:
     """
     made: Choices = {}
     while True:
-        composed = compose_train([f"~{group}" if name is None else f"{group}={name}" for group, name in made.items()])
+        words = [f"~{group}" if name is None else f"{group}={name}" for group, name in made.items()]
+        composed = _compose(root, words)
         now = _choices(composed)
         differing = {group for group in now if group not in made and now[group] != wanted.get(group)}
         if not differing:
@@ -112,7 +128,7 @@ def _plain(composed: DictConfig) -> Config:
     return {name: value for name, value in config.items() if name not in NOT_OF_THE_EXPERIMENT}
 
 
-def _make_paths_absolute(config: Config) -> None:
+def make_paths_absolute(config: Config) -> None:
     """So that they hold from anywhere; one with an interpolation in it is left as it is."""
     for group, name in PATHS:
         node = config.get(group) if group else config

@@ -18,8 +18,9 @@ from gptlab.cli.prepared_data import PreparedData
 from gptlab.cli.report import shortened
 from gptlab.cli.resume import Stored
 from gptlab.cli.trials import unresolved
+from gptlab.errors import UserError
 from gptlab.settings import Settings
-from gptlab.sweep.definition import REPORTED
+from gptlab.sweep.definition import BITS_PER_BYTE, REPORTED, SWEEP, Definition
 from gptlab.sweep.study import reporter
 from gptlab.sweep.trial import this_trial
 from gptlab.tokenizer import Tokenizer
@@ -92,7 +93,7 @@ def fit(
         check_device(module.model, module.objective, data.train.batch(np.arange(min(rows, len(data.train)))), hardware)
     starts_with_weights = loaded is not None and before.checkpoint is None
     trainer = _trainer(config, settings, hardware, validates_first=starts_with_weights or before.owes_validation)
-    trainer.callbacks.extend(_pruning())  # type: ignore[attr-defined]
+    trainer.callbacks.extend(_pruning(module))  # type: ignore[attr-defined]
     if config["resume"] is not None:
         for logger in trainer.loggers:
             if isinstance(logger, CSV | TensorBoard):
@@ -184,10 +185,21 @@ def _trainer(
     )
 
 
-def _pruning() -> "list[L.Callback]":
-    """What ends a trial early in a sweep that prunes; nothing elsewhere."""
+def _pruning(module: "TrainingModule") -> "list[L.Callback]":
+    """What ends a trial early in a sweep that prunes; nothing elsewhere.
+
+    Raises:
+        UserError: where the sweep looks at a metric that this run has not.
+    """
     trial = this_trial()
-    reports = reporter(*trial) if trial is not None else None
+    if trial is None or not (trial[0] / SWEEP).exists():  # of Hydra's own sweeper
+        return []
+    if Definition.read(trial[0]).metric == BITS_PER_BYTE and module.val_bytes_per_token is None:
+        raise UserError(
+            f"hydra.sweeper.metric={BITS_PER_BYTE}: bytes are known where the tokenizer keeps every byte of the text, "
+            "and all of the validation text is used (trainer.limit_val_batches=1.0)"
+        )
+    reports = reporter(*trial)
     if reports is None:
         return []
     from gptlab.training.callbacks.pruning import Pruning

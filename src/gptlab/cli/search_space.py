@@ -1,6 +1,8 @@
 """What a sweep tries: from a configuration's words, and from Hydra's grammar on the command line."""
 
 import itertools
+import math
+import random
 import re
 from collections.abc import Iterable
 from typing import Any
@@ -13,7 +15,9 @@ from gptlab.cli.free_text import FREE_TEXT
 from gptlab.errors import UserError
 from gptlab.sweep.space import LISTS, Parameter, Value, parameter
 
-BARE = r"[A-Za-z_][\w./-]*"
+BARE = r"[A-Za-z_][A-Za-z0-9_./-]*"
+ENOUGH = 32
+"""Trials that are looked at before a search space is refused."""
 NOT_TEXT = {"true", "false", "null", "nan", "inf"}
 
 
@@ -35,7 +39,7 @@ def search_space(
     fixed = []
     for override in OverridesParser.create(config_loader=loader).parse_overrides(overrides):
         key = override.get_key_element()
-        entries = {known: entry for known, entry in entries.items() if _plain_key(known) != _plain_key(key)}
+        entries = {known: entry for known, entry in entries.items() if plain_key(known) != plain_key(key)}
         if override.is_sweep_override():
             entries[key] = parameter(key, _in_words(override, "grid" if sampler == "grid" else "choice"))
         else:
@@ -43,7 +47,7 @@ def search_space(
     return fixed, list(entries.values())
 
 
-def _plain_key(key: str) -> str:
+def plain_key(key: str) -> str:
     """Without what an override puts around it: `++optimizer.lr`, `~schedule`, `model/attention@x`."""
     return key.lstrip("+~").partition("@")[0]
 
@@ -93,7 +97,10 @@ def _in_words(override: Override, word: str) -> dict[str, list[Any]]:
     return {f"log_{kind}" if "log" in sweep.tags else kind: [sweep.start, sweep.end]}
 
 
-def corners(space: Iterable[Parameter]) -> list[list[str]]:
-    """Overrides of some trials that lie far apart: where none of them is possible, hardly any is."""
-    ends = [[entry.override(value) for value in dict.fromkeys(entry.corners)] for entry in space]
-    return [list(trial) for trial in itertools.islice(itertools.product(*ends), 16)]
+def examples(space: Iterable[Parameter]) -> list[list[str]]:
+    """Overrides of some trials, the same each time: all of a small space. Where none is possible, hardly any is."""
+    of_each = [[entry.override(value) for value in entry.examples] for entry in space]
+    if math.prod(map(len, of_each)) <= ENOUGH:
+        return [list(trial) for trial in itertools.product(*of_each)]
+    generator = random.Random(0)
+    return [[generator.choice(words) for words in of_each] for _ in range(ENOUGH)]

@@ -5,7 +5,9 @@ import os
 import signal
 from collections.abc import Callable
 from contextlib import ExitStack
+from dataclasses import replace
 from datetime import datetime
+from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
@@ -13,10 +15,11 @@ from hydra.plugins.launcher import Launcher
 from omegaconf import DictConfig, OmegaConf, open_dict
 
 from gptlab import build
+from gptlab.cli.experiment_text import make_paths_absolute
 from gptlab.cli.explain import CONF
 from gptlab.cli.free_text import plain_words, quote_free_text
 from gptlab.cli.report import counted, shortened
-from gptlab.cli.search_space import corners, search_space
+from gptlab.cli.search_space import examples, plain_key, search_space
 from gptlab.cli.sweep_end import finish, pasted
 from gptlab.cli.trials import Trials, child_words, unresolved
 from gptlab.errors import UserError
@@ -28,13 +31,15 @@ from gptlab.sweep.space import Parameter, Values
 from gptlab.sweep.study import mend
 from gptlab.sweep.trial import PATIENCE
 from gptlab.training.log import RunLog
-from gptlab.training.run_dir import held, is_rank_zero, make_new
+from gptlab.training.run_dir import LOCK, held, is_rank_zero, make_new
 from gptlab.training.run_files import CONFIG
 
 log = logging.getLogger("gptlab")
 
 DEFAULT_PLACE = "outputs/multirun/${now:"
 """How conf/train.yaml's hydra.sweep.dir begins: another one was named by somebody."""
+SUBDIR = "${hydra.job.num}"
+NOT_OF_A_TRIAL = ("run_dir", "resume", "resume_sweep", "sweep")
 PLACES = ("run_dir=", "resume_sweep=", "hydra.sweep.dir=")
 """What a sweep's command line may have, and its trials' have not."""
 
@@ -57,8 +62,9 @@ def sweep(
     settings = build.sweep_settings(OmegaConf.to_container(config.hydra.sweeper, resolve=True))  # type: ignore[arg-type]
     fixed, space = search_space(settings.space or {}, overrides, sampler=settings.sampler, loader=loader)
     fixed = [word for word in fixed if not word.startswith(PLACES)]
-    definition = _definition(config, settings, child_words(config, fixed), space, overrides)
-    _check_space(config, loader, fixed, definition.parameters)
+    _check_space(config, loader, fixed, space)
+    shared = partial(_shared_by_trials, config, loader, fixed, space)
+    definition = _definition(config, settings, child_words(config, fixed), space, shared(), overrides)
     trials = Trials(config, definition, fixed, make_launcher)
     run_log = RunLog(speaks=True)
     with ExitStack() as stack:
@@ -68,15 +74,16 @@ def sweep(
         stack.enter_context(held(sweep_dir, key="resume_sweep"))
         if config.resume_sweep is None:
             _check_is_free(sweep_dir)  # once more: it may have been another's until now
+        _wait_for_trials_of_a_killed_sweep(sweep_dir)
         mend(sweep_dir)
         definition.write(sweep_dir)
         search = Search(
             sweep_dir, definition, n_trials=settings.n_trials, n_jobs=trials.n_jobs, max_failed=settings.max_failed
         )
-        _wait_for_trials_of_a_killed_sweep(search, sweep_dir)
         log.info("%s in %s", counted(search.n_trials, "trial"), shortened(sweep_dir))
         stopped_by = search.run(trials.in_directory(sweep_dir))
         stack.enter_context(answering(signal.SIGINT, by=lambda *_: None))  # Ctrl-C once more: the end is near
+        _say_what_has_changed(definition, shared)
         return finish(search, sweep_dir, stopped_by=stopped_by)
 
 
@@ -87,20 +94,31 @@ def _check_is_a_sweep(config: DictConfig) -> None:
         )
     if int(os.environ.get("SLURM_NTASKS", "1")) > 1 and "SLURM_STEP_ID" in os.environ:
         raise UserError("a sweep is started once, and this srun starts it several times: srun --ntasks=1")
+    if _as_written(config.hydra.sweep, "subdir") != SUBDIR:
+        raise UserError(
+            "hydra.sweep.subdir= names no runs here: they are called 0, 1, ... (results.csv has their values)"
+        )
     if config.resume is not None:
         raise UserError("resume= goes on with one run; a sweep goes on with resume_sweep=<its directory>")
 
 
 def _definition(
-    config: DictConfig, settings: SweepSettings, words: list[str], space: list[Parameter], overrides: list[str]
+    config: DictConfig,
+    settings: SweepSettings,
+    words: list[str],
+    space: list[Parameter],
+    shared: dict[str, Any],
+    overrides: list[str],
 ) -> Definition:
     hydra = unresolved(config.hydra.overrides.hydra)
     by_flag = "hydra.mode=MULTIRUN" in hydra
     typed = [*overrides, *(word for word in hydra if word != "hydra.mode=MULTIRUN")]
+    flags = [*(word for word in words if word.startswith("--")), *(["-m"] if by_flag else [])]
     not_of_this_session = [word for word in typed if not word.startswith(PLACES)]
     return Definition(
         words=words,
         space={entry.key: entry.definition for entry in space},
+        config=shared,
         sampler=settings.sampler,
         pruner=settings.pruner,
         seed=settings.seed,
@@ -108,8 +126,30 @@ def _definition(
         direction=settings.direction,
         validate_every=config.validate_every,
         max_steps=config.max_steps,
-        command=[*(["-m"] if by_flag else []), *plain_words(not_of_this_session)],
+        command=[*flags, *plain_words(not_of_this_session)],
     )
+
+
+def _shared_by_trials(config: DictConfig, loader: Any, fixed: list[str], space: list[Parameter]) -> dict[str, Any]:
+    """Dotted keys and values that all trials have: as written, paths absolute, without what is swept."""
+    composed = cast(build.Config, OmegaConf.to_container(_without_hydra(loader.load_sweep_config(config, fixed))))
+    make_paths_absolute(composed)
+    swept = [plain_key(entry.key).replace("/", ".") for entry in space]
+    return {
+        key: value
+        for key, value in build.leaves(composed)
+        if key not in NOT_OF_A_TRIAL and not any(f"{key}.".startswith(f"{one}.") for one in swept)
+    }
+
+
+def _say_what_has_changed(definition: Definition, shared: Callable[[], dict[str, Any]]) -> None:
+    """Each trial reads conf's files when it begins: whoever edits them meanwhile has several models in one table."""
+    try:
+        change = definition.difference(replace(definition, config=shared()))
+    except Exception as error:
+        change = f"they cannot be read now: {' '.join(str(error).split())}"
+    if change is not None:
+        log.warning("the files of this sweep have changed while it ran, and its later trials with them: %s", change)
 
 
 def _check_space(config: DictConfig, loader: Any, fixed: list[str], space: list[Parameter]) -> None:
@@ -121,10 +161,10 @@ def _check_space(config: DictConfig, loader: Any, fixed: list[str], space: list[
     for entry in space:
         group = entry.key.lstrip("+~").partition("@")[0]
         chooses_a_file = "/" in group or isinstance(config.get(group), DictConfig) or (CONF / group).is_dir()
-        for value in entry.values if isinstance(entry, Values) and chooses_a_file else entry.corners[:1]:
+        for value in entry.values if isinstance(entry, Values) and chooses_a_file else entry.examples[:1]:
             composed([entry.override(value)])
     first_error: UserError | None = None
-    for words in corners(space):
+    for words in examples(space):
         try:
             candidate = build.resolve(_without_hydra(composed(words)))
             build.check(candidate, trains_tokenizer=candidate.get("init_from") is None)
@@ -165,15 +205,14 @@ def _check_is_free(place: Path) -> None:
         raise UserError(f"{shortened(place)} holds runs already: name another directory for the sweep")
 
 
-def _wait_for_trials_of_a_killed_sweep(search: Search, sweep_dir: Path) -> None:
-    """They have noticed, and save: until then nobody knows from where they go on."""
-    for number in [trial.number for trial in search.study.under_way()]:
-        if search.study.run_dir(number).exists():
-            try:
-                with held(search.study.run_dir(number), key="resume_sweep", patience=PATIENCE):
-                    pass
-            except UserError:
-                raise UserError(f"resume_sweep={sweep_dir}: its trial {number} is still at work, try again") from None
+def _wait_for_trials_of_a_killed_sweep(sweep_dir: Path) -> None:
+    """They have noticed, and save: until then they may write to the journal, and nobody knows from where they go on."""
+    for run_dir in (lock.parent for lock in sweep_dir.glob(f"[0-9]*/{LOCK}")):
+        try:
+            with held(run_dir, key="resume_sweep", patience=PATIENCE):
+                pass
+        except UserError:
+            raise UserError(f"resume_sweep={sweep_dir}: its trial {run_dir.name} is still at work, try again") from None
 
 
 def _new_directory(config: DictConfig) -> Path:

@@ -6,17 +6,17 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from gptlab.cli.experiment_text import experiment_of
+from gptlab.cli.experiment_text import experiment_of, is_of_root
 from gptlab.cli.explain import command_line
 from gptlab.cli.report import shortened
 from gptlab.files import write_whole
-from gptlab.sweep.record import TrialRecord, best_of
+from gptlab.sweep.definition import Definition
+from gptlab.sweep.record import STATUSES, TrialRecord, best_of
 from gptlab.sweep.search import Search
 
 log = logging.getLogger("gptlab")
 
 BEST, REPORT = "best.yaml", "report.html"
-STATUSES = ("finished", "pruned", "failed", "interrupted")
 
 
 def finish(search: Search, sweep_dir: Path, *, stopped_by: int | None) -> int:
@@ -31,10 +31,10 @@ def finish(search: Search, sweep_dir: Path, *, stopped_by: int | None) -> int:
     best = best_of(records, direction=definition.direction)
     if best is not None:
         with _at_no_cost(BEST):
-            words = [word for word in definition.words if not word.startswith(("--", "hydra."))]
             comment = f"Trial {best.number} of {'/'.join(sweep_dir.parts[-2:])}, {definition.metric} {best.metric:.6g}."
             write_whole(
-                sweep_dir / BEST, experiment_of([*words, *search.words(best)], comment=comment, searched=best.values)
+                sweep_dir / BEST,
+                experiment_of([*definition.words, *search.words(best)], comment=comment, searched=best.values),
             )
     with _at_no_cost(REPORT):
         _write_report(search, records, sweep_dir)
@@ -52,8 +52,9 @@ def finish(search: Search, sweep_dir: Path, *, stopped_by: int | None) -> int:
     log.info("next:")
     place = shortened(sweep_dir)
     if stopped_by is not None or search.study.n_trials < search.n_trials:
-        log.info("  %s", pasted([*definition.command, f"resume_sweep={place}"]))
-    for line in _next_commands(best, place):
+        hope = ["hydra.sweeper.max_failed=1"] if search.is_hopeless else []
+        log.info("  %s", pasted([*definition.command, *hope, f"resume_sweep={place}"]))
+    for line in _next_commands(definition, Path(place)):
         log.info("  %s", line)
     return 128 + stopped_by if stopped_by is not None else search.exit_status
 
@@ -74,6 +75,7 @@ def _write_report(search: Search, records: list[TrialRecord], sweep_dir: Path) -
     axes = [entry.axis for entry in definition.parameters]
     named = [word for word in definition.command if word.startswith(("sweep=", "experiment="))]
     title = " ".join(named) or f"{definition.sampler} over {', '.join(definition.space)}"
+    run_again = f"gptlab train {shlex.join(_run_again(definition, sweep_dir))}"
     write_report(
         sweep_dir / REPORT,
         title=title,
@@ -81,17 +83,23 @@ def _write_report(search: Search, records: list[TrialRecord], sweep_dir: Path) -
         direction=definition.direction,
         records=records,
         axes=axes,
+        run_again=run_again if (sweep_dir / BEST).exists() else None,
     )
 
 
-def _next_commands(best: TrialRecord | None, place: str) -> list[str]:
-    report = Path(place, REPORT).absolute()
+def _next_commands(definition: Definition, place: Path) -> list[str]:
+    report = (place / REPORT).absolute()
     lines = [f"python -m webbrowser {report.as_uri()}"] if report.exists() else []
-    lines.append(f"tensorboard --logdir {shlex.quote(place)}")
-    lines.append(f"gptlab compare {shlex.quote(place)}")
-    if best is not None and Path(place, BEST).exists():
-        lines.append(command_line("train", experiment=f"{place}/{BEST}"))
+    lines.append(f"tensorboard --logdir {shlex.quote(str(place))}")
+    lines.append(f"gptlab compare {shlex.quote(str(place))}")
+    if (place / BEST).exists():
+        lines.append(pasted(_run_again(definition, place)))
     return lines
+
+
+def _run_again(definition: Definition, place: Path) -> list[str]:
+    """The words that repeat the best trial."""
+    return [*filter(is_of_root, definition.words), f"experiment={place / BEST}"]
 
 
 def pasted(words: list[str]) -> str:

@@ -29,6 +29,8 @@ from gptlab.training.run_dir import held
 OF_THE_SWEEP = ("hydra.mode=", "hydra.sweep", "hydra/sweep", "hydra.launcher", "hydra/launcher")
 """Overrides of Hydra's own node that say how the sweep is run, and nothing of a trial."""
 OURS = "hydra_plugins.gptlab.launcher.ProcessLauncher"
+JOBLIB = "hydra_plugins.hydra_joblib_launcher.joblib_launcher.JoblibLauncher"
+"""The other launcher that runs several at once on this machine."""
 
 
 def unresolved(overrides: Any) -> list[str]:
@@ -53,6 +55,21 @@ def child_words(config: DictConfig, overrides: list[str]) -> list[str]:
         word for word in unresolved(config.hydra.overrides.hydra) if not word.lstrip("+~").startswith(OF_THE_SWEEP)
     ]
     return [*flags, *hydra, *plain_words(overrides)]
+
+
+def shares(config: DictConfig, n_jobs: int) -> list[dict[str, str]]:
+    """What each of the trials that run at once on this machine has of it, as environments.
+
+    Raises:
+        UserError: where there are more of them than devices, and where one trial is for several machines.
+    """
+    trainer = build.resolve(config.trainer)
+    if trainer["num_nodes"] != 1:
+        raise UserError(
+            f"trainer.num_nodes={trainer['num_nodes']}: each trial is started on this machine alone; a "
+            f"cluster's launcher starts it on several (hydra/launcher=submitit_slurm)"
+        )
+    return lanes(n_jobs, devices.resolve(trainer), devices=trainer["devices"])
 
 
 class Trials:
@@ -80,16 +97,12 @@ class Trials:
         self._fixed = fixed
         self._make_launcher = make_launcher
         self._overrides = {entry.key: entry.override for entry in definition.parameters}
-        self._is_ours = config.hydra.launcher._target_ == OURS
-        self.n_jobs: int = config.hydra.launcher.n_jobs if self._is_ours else config.hydra.sweeper.n_jobs
-        if self._is_ours:
-            trainer = build.resolve(config.trainer)
-            if trainer["num_nodes"] != 1:
-                raise UserError(
-                    f"trainer.num_nodes={trainer['num_nodes']}: each trial is started on this machine alone; a "
-                    f"cluster's launcher starts it on several (hydra/launcher=submitit_slurm)"
-                )
-            self._lanes = lanes(self.n_jobs, devices.resolve(trainer), devices=trainer["devices"])
+        launcher = config.hydra.launcher
+        self._is_ours = launcher._target_ == OURS
+        says_how_many = isinstance(launcher.get("n_jobs"), int) and launcher.n_jobs > 0  # joblib's own default is -1
+        self.n_jobs: int = launcher.n_jobs if self._is_ours or says_how_many else config.hydra.sweeper.n_jobs
+        are_here = launcher._target_ in (OURS, JOBLIB)
+        self._lanes = shares(config, self.n_jobs) if are_here else [{}] * self.n_jobs
 
     def in_directory(self, sweep_dir: Path) -> Runner:
         """What runs trials whose runs lie in this directory."""
@@ -122,11 +135,12 @@ class Trials:
 
     def _launched(self, launcher: Launcher, batch: list[Trial], run_dirs: dict[int, Path]) -> Iterator[tuple[int, End]]:
         lines = []
-        for trial in batch:
+        for trial, lane in zip(batch, self._lanes, strict=False):
             run_dir = run_dirs[trial.number]
             goes_on = trial.goes_on and has_saved(run_dir)
             words = quote_free_text([f"resume={run_dir}"] if goes_on else self._words(trial))
-            lines.append(words if goes_on else [*self._fixed, *words])
+            share = [f"++hydra.job.env_set.{name}='{value}'" for name, value in lane.items()]
+            lines.append([*share, *words] if goes_on else [*share, *self._fixed, *words])
         try:
             returned = launcher.launch(lines, initial_job_idx=batch[0].number)
             ends = [job.return_value for job in returned]
@@ -184,13 +198,16 @@ def trial(train: Callable[[DictConfig], int], cfg: DictConfig) -> End:
     """One job of a sweep, in a process that another launcher has made.
 
     A cluster's job is a process of its own, which goes on with its run by itself when it is started again. Elsewhere,
-    as under joblib, a process may be used for several jobs: the trial gets one of its own.
+    as under joblib, a process may be used for several jobs: the trial gets one of its own. So it does where Lightning
+    is to start its ranks, for which it must be a command that can be repeated.
     """
     hydra = HydraConfig.get()
     overrides = unresolved(hydra.overrides.task)
     run_dir = Path(hydra.sweep.dir, hydra.sweep.subdir).absolute()
     job = Job(hydra.job.num, tuple(child_words(OmegaConf.create({"hydra": hydra}), overrides)), run_dir)
-    if "SUBMITIT_EXECUTOR" not in os.environ:
+    cluster = os.environ.get("SUBMITIT_EXECUTOR")
+    n_ranks = devices.resolve(build.resolve(cfg.trainer)).n_ranks
+    if cluster is None or (cluster == "local" and n_ranks > 1):
         try:
             ((_, end),) = run_processes(iter([job]), [{}])
         except Stopped as stop:  # the sweep is told by what this returns

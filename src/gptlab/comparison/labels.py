@@ -117,6 +117,8 @@ def _differing(configs: list[dict[str, Any]]) -> list[str]:
     def follows(key: str) -> bool:
         if key in FOLLOWING:
             return values[key] == values.get(FOLLOWING[key])
+        if len({*values[key]} - {repr(...)}) > 1:
+            return False  # not every choice of another part has it, but those that have it differ in it
         of_another = (t for t in targets if t != key and key.startswith(t.removesuffix(TARGET)))
         return any(len({*zip(values[t], values[key], strict=True)}) == len({*values[t]}) for t in of_another)
 

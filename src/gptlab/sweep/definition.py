@@ -15,11 +15,12 @@ from gptlab.sweep.space import Parameter, Values, combinations, parameter
 SWEEP = "sweep.yaml"
 SAMPLERS = ("tpe", "random", "grid", "cmaes", "gp")
 PRUNERS = ("median", "successive_halving", "hyperband")
+BITS_PER_BYTE = "val_bits_per_byte"
 REPORTED = {
     "val_loss": "val/loss",
     "best_val_loss": "val/loss",
     "val_perplexity": "val/perplexity",
-    "val_bits_per_byte": "val/bits_per_byte",
+    BITS_PER_BYTE: "val/bits_per_byte",
 }
 """Metrics of summary.json by which a trial can be pruned, and what a validation calls them."""
 METRICS = (*REPORTED, "train_loss", "tokens_per_second", "seconds")
@@ -32,6 +33,7 @@ class Definition:
     Attributes:
         words: the command line of each trial, but for what is swept.
         space: of each swept key its search space, in words.
+        config: dotted keys and values that all trials share, as conf's files and the command line composed them.
         sampler: one of SAMPLERS.
         pruner: one of PRUNERS; None prunes nothing.
         seed: of the sampler.
@@ -44,6 +46,7 @@ class Definition:
 
     words: list[str]
     space: dict[str, Any]
+    config: dict[str, Any]
     sampler: str
     pruner: str | None
     seed: int
@@ -114,6 +117,10 @@ class Definition:
         now = [word for word in other.words if word not in self.words]
         if before or now:
             return f"its command had {' '.join(before) or 'nothing'} where there is {' '.join(now) or 'nothing'} now"
+        for key in (*self.config, *other.config):
+            mine, theirs = self.config.get(key, "not there"), other.config.get(key, "not there")
+            if mine != theirs:
+                return f"{key} was {mine}, and is {theirs} now"
         return None
 
 

@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, Task, TextColumn
 from rich.text import Text
 
-from gptlab.sweep.record import TrialRecord, best_of
+from gptlab.sweep.record import ENDED, TrialRecord, best_of
 
 log = logging.getLogger("gptlab")
 
@@ -60,7 +60,7 @@ class Display:
         """One more trial has ended; `records` are all."""
         self._ended_here += 1
         self._under_way.pop(record.number, None)
-        done = sum(known.status in ("finished", "pruned", "failed") for known in records)
+        done = sum(known.status in ENDED for known in records)
         best = best_of(records, direction=self.direction)
         seconds = (time.monotonic() - self._began) / self._ended_here * max(0, self.n_trials - done)
         left = f"ETA {_clock(seconds)}" if done < self.n_trials else f"took {_clock(time.monotonic() - self._began)}"

@@ -4,6 +4,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+STATUSES = ("finished", "pruned", "failed", "interrupted", "running")
+ENDED = STATUSES[:3]
+
 
 @dataclass(frozen=True)
 class TrialRecord:
@@ -11,7 +14,7 @@ class TrialRecord:
 
     Attributes:
         number: from 0; its run directory bears it.
-        status: finished, pruned, failed, interrupted or running.
+        status: one of STATUSES; with one of ENDED it comes to no other.
         reason: why it failed or was interrupted, in one sentence; None otherwise.
         values: what it tries: of each swept key, in the order of the search space.
         metric: what the sweep looks at (summary.json's value of that name, a pruned trial's last one); None where it

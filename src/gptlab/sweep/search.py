@@ -9,7 +9,7 @@ from gptlab.sweep.board import write_board
 from gptlab.sweep.definition import Definition
 from gptlab.sweep.display import Display
 from gptlab.sweep.processes import Stopped
-from gptlab.sweep.record import TrialRecord, best_of
+from gptlab.sweep.record import ENDED, TrialRecord, best_of
 from gptlab.sweep.results import RESULTS, write_results
 from gptlab.sweep.study import Study, Trial
 from gptlab.sweep.trial import OUTPUT, End
@@ -70,7 +70,8 @@ class Search:
         records, under_way = self.study.records(), len(self.study.under_way())
         done, best = len(_ended(records)), best_of(records, direction=self.definition.direction)
         if done >= self.n_trials:
-            log.info("all %d have ended: a larger hydra.sweeper.n_trials goes on", done)
+            more = "" if done == self.definition.n_combinations else ": a larger hydra.sweeper.n_trials goes on"
+            log.info("all %d have ended%s", done, more)
         elif records:
             so_far = f", best {best.metric:.4f} (trial {best.number})" if best is not None else ""
             log.info("going on: %d have ended%s, %d were under way", done, so_far, under_way)
@@ -111,7 +112,7 @@ class Search:
 
 
 def _ended(records: list[TrialRecord]) -> list[TrialRecord]:
-    return [record for record in records if record.status in ("finished", "pruned", "failed")]
+    return [record for record in records if record.status in ENDED]
 
 
 def _share_of_failures(ended: list[TrialRecord]) -> float:

@@ -76,8 +76,8 @@ class Range(Swept):
         return Axis(self.key, self.is_log, None)
 
     @property
-    def corners(self) -> tuple[Value, Value]:
-        return self.low, self.high
+    def examples(self) -> tuple[Value, ...]:
+        return (self.low, self.high) if self.low != self.high else (self.low,)
 
     def distribution(self) -> "BaseDistribution":
         from optuna.distributions import FloatDistribution, IntDistribution
@@ -106,8 +106,8 @@ class Values(Swept):
         return Axis(self.key, False, self.values)
 
     @property
-    def corners(self) -> tuple[Value, Value]:
-        return self.values[0], self.values[-1]
+    def examples(self) -> tuple[Value, ...]:
+        return self.values
 
     def distribution(self) -> "BaseDistribution":
         from optuna.distributions import CategoricalDistribution

@@ -81,7 +81,7 @@ class TrainingModule(L.LightningModule):
         self._max_steps = max_steps
         self._grad_clip = grad_clip
         self.guard = NonFiniteGuard(on_nonfinite)
-        self._val_bytes_per_token = val_bytes_per_token
+        self.val_bytes_per_token = val_bytes_per_token
 
         self.stop_requested = False  # set by the signal handler, obeyed at the end of the step, and in validation
         self.weights_are_whole = True  # but for while the optimizer writes them
@@ -212,8 +212,8 @@ class TrainingModule(L.LightningModule):
             "val/perplexity": math.exp(min(loss, 700.0)),  # exp(710) is no float any more
             **{f"val/{name}": extra / n_tokens for name, extra in zip(self.objective.metrics, extras, strict=True)},
         }
-        if self._val_bytes_per_token is not None:
-            metrics["val/bits_per_byte"] = loss / math.log(2) / self._val_bytes_per_token
+        if self.val_bytes_per_token is not None:
+            metrics["val/bits_per_byte"] = loss / math.log(2) / self.val_bytes_per_token
         self._log(self.trainer.global_step, metrics)
         self._validated_step = self.trainer.global_step
 

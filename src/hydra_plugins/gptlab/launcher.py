@@ -25,9 +25,14 @@ class ProcessLauncher(Launcher):
         self.config = config
 
     def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
-        """For other sweepers, as Hydra's `basic`. A job that fails is an exception in its place."""
-        from gptlab.cli.trials import child_words
-        from gptlab.sweep.processes import run_processes
+        """For other sweepers, as Hydra's `basic`. A job that fails is an exception in its place.
+
+        Raises:
+            UserError: where more are to run at once than there are devices.
+            SystemExit: with its status where a signal has ended the jobs.
+        """
+        from gptlab.cli.trials import child_words, shares
+        from gptlab.sweep.processes import Stopped, run_processes
         from gptlab.sweep.trial import Job
 
         sweep_dir = Path(self.config.hydra.sweep.dir).absolute()
@@ -36,11 +41,14 @@ class ProcessLauncher(Launcher):
             for number, overrides in enumerate(job_overrides, start=initial_job_idx)
         ]
         returned = {}
-        for job, end in run_processes(iter(jobs), [{}] * self.n_jobs):
-            failure = RuntimeError(f"trial {job.number}: {end.reason}")
-            returned[job.number] = JobReturn(
-                overrides=job.words,
-                status=JobStatus.FAILED if end.status == "failed" else JobStatus.COMPLETED,
-                _return_value=failure if end.status == "failed" else end,
-            )
+        try:
+            for job, end in run_processes(iter(jobs), shares(self.config, self.n_jobs)):
+                failure = RuntimeError(f"trial {job.number}: {end.reason}")
+                returned[job.number] = JobReturn(
+                    overrides=job.words,
+                    status=JobStatus.FAILED if end.status == "failed" else JobStatus.COMPLETED,
+                    _return_value=failure if end.status == "failed" else end,
+                )
+        except Stopped as stop:
+            raise SystemExit(128 + stop.number) from None
         return [returned[job.number] for job in jobs]

@@ -10,31 +10,36 @@ from urllib.parse import quote
 
 from gptlab.files import write_whole
 from gptlab.html_page import filled
-from gptlab.sweep.record import Axis, TrialRecord
+from gptlab.sweep.record import STATUSES, Axis, TrialRecord
 from gptlab.sweep.report.importance import importances
 from gptlab.sweep.report.parallel import parallel_coordinates
 from gptlab.sweep.report.pictures import as_image, history, importance, slice_of
 from gptlab.sweep.report.scale import short, text_of
 from gptlab.sweep.report.view import View, view_of
 
-REPORT = "report.html"
-BEST_CONFIG = "best.yaml"
-STATUSES = ("finished", "pruned", "failed", "interrupted", "running")
 HERE = Path(__file__).parent
 
 
 def write_report(
-    path: Path, *, title: str, metric: str, direction: str, records: list[TrialRecord], axes: list[Axis]
+    path: Path,
+    *,
+    title: str,
+    metric: str,
+    direction: str,
+    records: list[TrialRecord],
+    axes: list[Axis],
+    run_again: str | None,
 ) -> None:
     """Write the page, whole, whatever the trials came to; it may be written again after each.
 
     Args:
-        path: of the file, beside the run directories and best.yaml.
+        path: of the file, beside the run directories.
         title: of the sweep.
         metric: what the sweep looks at, by its name in summary.json.
         direction: minimize or maximize.
         records: of all trials.
         axes: what was swept, at least one.
+        run_again: the command that repeats the best trial; None where there is none.
 
     Raises:
         OSError: where it cannot be written; the file that was there before stays.
@@ -46,7 +51,7 @@ def write_report(
         "style": (HERE / "page.css").read_text(encoding="utf-8"),
         "facts": _facts(path.parent, records, axes, metric=metric, direction=direction),
         "counts": _counts(records),
-        "best": _best(path, best, axes, metric) if best else _nothing_yet(records),
+        "best": _best(path.parent, best, axes, metric, run_again) if best else _nothing_yet(records),
         "pictures": _pictures(view, importances(records, axes, direction=direction), axes) if view else "",
         "table": _table(path.parent, records, axes, metric=metric, best=best),
         "script": (HERE / "page.js").read_text(encoding="utf-8"),
@@ -78,7 +83,7 @@ def _status(status: str, text: str) -> str:
     return f'<span class="status {escape(status)}">{escape(text)}</span>'
 
 
-def _best(path: Path, best: TrialRecord, axes: list[Axis], metric: str) -> str:
+def _best(sweep_dir: Path, best: TrialRecord, axes: list[Axis], metric: str, run_again: str | None) -> str:
     """The headline: what was best, where it lies, and what one does next."""
     value = short(best.metric or 0.0, 5)
     rows = {axis.key: f"<code>{escape(text_of(best.values[axis.key]))}</code>" for axis in axes}
@@ -90,9 +95,9 @@ def _best(path: Path, best: TrialRecord, axes: list[Axis], metric: str) -> str:
     listed = "".join(f"<dt>{escape(name)}</dt><dd>{shown}</dd>" for name, shown in rows.items())
     commands = {
         "Let it write": f'gptlab generate checkpoint={shlex.quote(str(best.run_dir))} prompt="..."',
-        "Run it again": f"gptlab train experiment={shlex.quote(str(path.parent / BEST_CONFIG))}",
-        "Draw all curves": f"gptlab compare {shlex.quote(str(path.parent))}",
-        "Look at all in TensorBoard": f"tensorboard --logdir {shlex.quote(str(path.parent))}",
+        **({"Run it again": run_again} if run_again is not None else {}),
+        "Draw all curves": f"gptlab compare {shlex.quote(str(sweep_dir))}",
+        "Look at all in TensorBoard": f"tensorboard --logdir {shlex.quote(str(sweep_dir))}",
     }
     to_paste = "".join(f"<h3>{name}</h3><pre>{escape(command)}</pre>" for name, command in commands.items())
     return (
