@@ -232,7 +232,7 @@ def test_configurations_of_one_s_own_go_with_a_sweep_and_may_not_change(workplac
 
 @slow
 def test_a_metric_that_a_run_has_not_is_known_before_it_trains(workplace: Path) -> None:
-    words = ("-m", "seed=1,2", "tokenizer=word", "hydra.sweeper.metric=val_bits_per_byte", "run_dir=sweep")
+    words = ("-m", "seed=1,2", "tokenizer=words_unk", "hydra.sweeper.metric=val_bits_per_byte", "run_dir=sweep")
     sweep(workplace, *words, status=1)
     assert statuses(workplace / "sweep") == ["failed", "failed"]
     assert "keeps every byte" in results(workplace / "sweep")[0]["reason"]
