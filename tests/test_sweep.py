@@ -231,6 +231,20 @@ def test_configurations_of_one_s_own_go_with_a_sweep_and_may_not_change(workplac
 
 
 @slow
+def test_a_sweep_tells_that_its_files_have_changed_while_it_ran(workplace: Path) -> None:
+    mine = workplace / "mine.yaml"
+    mine.write_text("# @package _global_\noptimizer:\n  weight_decay: 0.25\n")
+    begun = begin(workplace, "-m", "experiment=mine.yaml", "seed=1,2", "run_dir=sweep")
+    wait_until((workplace / "sweep" / "0" / "metrics.csv").exists, begun)
+    mine.write_text("# @package _global_\noptimizer:\n  weight_decay: 0.5\n")
+    out = begun.communicate(timeout=100)[0].decode()
+    assert begun.returncode == 0, out
+    assert (
+        "changed while it ran, and its later trials with them: optimizer.weight_decay was 0.25, and is 0.5 now" in out
+    )
+
+
+@slow
 def test_a_metric_that_a_run_has_not_is_known_before_it_trains(workplace: Path) -> None:
     words = ("-m", "seed=1,2", "tokenizer=words_unk", "hydra.sweeper.metric=val_bits_per_byte", "run_dir=sweep")
     sweep(workplace, *words, status=1)

@@ -15,6 +15,7 @@ from hydra.plugins.launcher import Launcher
 from omegaconf import DictConfig, OmegaConf, open_dict
 
 from gptlab import build
+from gptlab.cli.experiment_file import with_experiment_files
 from gptlab.cli.experiment_text import make_paths_absolute
 from gptlab.cli.explain import CONF
 from gptlab.cli.free_text import plain_words, quote_free_text
@@ -145,6 +146,7 @@ def _shared_by_trials(config: DictConfig, loader: Any, fixed: list[str], space: 
 def _say_what_has_changed(definition: Definition, shared: Callable[[], dict[str, Any]]) -> None:
     """Each trial reads conf's files when it begins: whoever edits them meanwhile has several models in one table."""
     try:
+        with_experiment_files(definition.words)  # reads those anew that are named by their paths
         change = definition.difference(replace(definition, config=shared()))
     except Exception as error:
         change = f"they cannot be read now: {' '.join(str(error).split())}"
