@@ -21,8 +21,9 @@ from conftest import CONF, ROOT, TINY, Result, choices
 from gptlab import build
 from gptlab.cli.compose import run_command
 from gptlab.cli.experiment_file import with_experiment_files
-from gptlab.cli.experiment_text import as_comments, experiment_of
+from gptlab.cli.experiment_text import as_comments, experiment_of, with_absolute_paths
 from gptlab.cli.free_text import plain_words, quote_free_text
+from gptlab.sweep.space import parameter
 
 Command = Callable[..., Result]
 
@@ -357,3 +358,15 @@ def test_it_can_be_asked_for_in_the_midst_of_a_run(workplace: Path) -> None:
     assert run_command(task, config_name="train", arguments=["experiment=my.yaml", "seed=3"]) == 0
     assert yaml.safe_load(texts[0])["seed"] == 3
     assert yaml.safe_load(texts[0])["data"]["path"] == str(workplace / "poem.txt")
+
+
+def test_a_swept_path_means_the_same_from_anywhere(workplace: Path) -> None:
+    swept = with_absolute_paths(parameter("data.path", {"choice": ["poem.txt", "/b/${x}.txt"]}))
+    assert [swept.override(value) for value in swept.examples] == [
+        f"data.path={workplace}/poem.txt",
+        "data.path=/b/${x}.txt",
+    ]
+    start = parameter("init_from", {"choice": ["null", "gpt2", "poem.txt"]})
+    assert with_absolute_paths(start).examples == ("null", "gpt2", str(workplace / "poem.txt"))
+    lr = parameter("optimizer.lr", {"choice": [0.1, 0.2]})
+    assert with_absolute_paths(lr) == lr

@@ -232,16 +232,22 @@ def test_configurations_of_one_s_own_go_with_a_sweep_and_may_not_change(workplac
 
 @slow
 def test_a_sweep_tells_that_its_files_have_changed_while_it_ran(workplace: Path) -> None:
-    mine = workplace / "mine.yaml"
-    mine.write_text("# @package _global_\noptimizer:\n  weight_decay: 0.25\n")
-    begun = begin(workplace, "-m", "experiment=mine.yaml", "seed=1,2", "run_dir=sweep")
-    wait_until((workplace / "sweep" / "0" / "metrics.csv").exists, begun)
-    mine.write_text("# @package _global_\noptimizer:\n  weight_decay: 0.5\n")
-    out = begun.communicate(timeout=100)[0].decode()
-    assert begun.returncode == 0, out
-    assert (
-        "changed while it ran, and its later trials with them: optimizer.weight_decay was 0.25, and is 0.5 now" in out
-    )
+    for name in ("mine", "yours"):
+        (workplace / f"{name}.yaml").write_text("# @package _global_\noptimizer:\n  weight_decay: 0.25\n")
+    (workplace / "experiment").mkdir()
+    yours = (workplace / "yours.yaml").rename(workplace / "experiment" / "yours.yaml")
+    for words, file, what in (
+        (("experiment=mine.yaml", "seed=1,2"), workplace / "mine.yaml", ""),
+        (("--config-dir=.", "experiment=null,yours"), yours, "experiment=yours: "),
+    ):
+        begun = begin(workplace, "-m", *words, f"run_dir={file.stem}")
+        wait_until((workplace / file.stem / "0" / "metrics.csv").exists, begun)
+        file.write_text("# @package _global_\noptimizer:\n  weight_decay: 0.5\n")
+        out = begun.communicate(timeout=100)[0].decode()
+        assert begun.returncode == 0, out
+        said = f"{what}optimizer.weight_decay was 0.25, and is 0.5 now"
+        assert f"changed while it ran, later trials may differ from it: {said}" in out
+        assert said in sweep(workplace, "-m", *words, f"resume_sweep={file.stem}", status=2)
 
 
 @slow

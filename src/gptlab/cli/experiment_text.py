@@ -13,6 +13,7 @@ choices alone compose to:
 
 import re
 from collections.abc import Iterable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import cast
 
@@ -28,6 +29,7 @@ from gptlab.cli.experiment_file import GROUP, with_experiment_files
 from gptlab.cli.explain import CONF
 from gptlab.cli.free_text import quote_free_text
 from gptlab.files import as_yaml
+from gptlab.sweep.space import Parameter, Value, Values
 
 NOT_OF_THE_EXPERIMENT = ("hydra", "sweep", "resume_sweep", "run_dir", "resume")
 NO_CHOICES = (GROUP, "sweep", "hydra")
@@ -138,6 +140,20 @@ def make_paths_absolute(config: Config) -> None:
         path = Path(plain_text(written)).expanduser().absolute()
         if written and (name != "init_from" or path.exists()):
             node[name] = literal(str(path))
+
+
+def with_absolute_paths(entry: Parameter) -> Parameter:
+    """A swept key, so that its values mean the same from anywhere."""
+    group, _, name = entry.key.rpartition(".")
+    if not isinstance(entry, Values) or (group, name) not in PATHS:
+        return entry
+    values: list[Value] = []
+    for value in entry.values:
+        node = {name: literal(value)}
+        config = {group: node} if group else node
+        make_paths_absolute(config)
+        values.append(plain_text(node[name]) if isinstance(value, str) and value != "null" else value)
+    return replace(entry, values=tuple(values))
 
 
 def _difference(start: Config, wanted: Config) -> Config:

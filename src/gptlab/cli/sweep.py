@@ -16,7 +16,7 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 
 from gptlab import build
 from gptlab.cli.experiment_file import with_experiment_files
-from gptlab.cli.experiment_text import make_paths_absolute
+from gptlab.cli.experiment_text import make_paths_absolute, with_absolute_paths
 from gptlab.cli.explain import CONF
 from gptlab.cli.free_text import plain_words, quote_free_text
 from gptlab.cli.report import counted, shortened
@@ -62,10 +62,11 @@ def sweep(
     _check_is_a_sweep(config)
     settings = build.sweep_settings(OmegaConf.to_container(config.hydra.sweeper, resolve=True))  # type: ignore[arg-type]
     fixed, space = search_space(settings.space or {}, overrides, sampler=settings.sampler, loader=loader)
+    space = [with_absolute_paths(entry) for entry in space]
     fixed = [word for word in fixed if not word.startswith(PLACES)]
     _check_space(config, loader, fixed, space)
-    shared = partial(_shared_by_trials, config, loader, fixed, space)
-    definition = _definition(config, settings, child_words(config, fixed), space, shared(), overrides)
+    files_say = partial(_what_files_say, config, loader, fixed, space)
+    definition = _definition(config, settings, child_words(config, fixed), space, files_say(), overrides)
     trials = Trials(config, definition, fixed, make_launcher)
     run_log = RunLog(speaks=True)
     with ExitStack() as stack:
@@ -84,7 +85,7 @@ def sweep(
         log.info("%s in %s", counted(search.n_trials, "trial"), shortened(sweep_dir))
         stopped_by = search.run(trials.in_directory(sweep_dir))
         stack.enter_context(answering(signal.SIGINT, by=lambda *_: None))  # Ctrl-C once more: the end is near
-        _say_what_has_changed(definition, shared)
+        _say_what_has_changed(definition, files_say)
         return finish(search, sweep_dir, stopped_by=stopped_by)
 
 
@@ -108,7 +109,7 @@ def _definition(
     settings: SweepSettings,
     words: list[str],
     space: list[Parameter],
-    shared: dict[str, Any],
+    files_say: dict[str, Any],
     overrides: list[str],
 ) -> Definition:
     hydra = unresolved(config.hydra.overrides.hydra)
@@ -119,7 +120,7 @@ def _definition(
     return Definition(
         words=words,
         space={entry.key: entry.definition for entry in space},
-        config=shared,
+        config=files_say,
         sampler=settings.sampler,
         pruner=settings.pruner,
         seed=settings.seed,
@@ -131,27 +132,44 @@ def _definition(
     )
 
 
-def _shared_by_trials(config: DictConfig, loader: Any, fixed: list[str], space: list[Parameter]) -> dict[str, Any]:
-    """Dotted keys and values that all trials have: as written, paths absolute, without what is swept."""
-    composed = cast(build.Config, OmegaConf.to_container(_without_hydra(loader.load_sweep_config(config, fixed))))
-    make_paths_absolute(composed)
+def _what_files_say(config: DictConfig, loader: Any, fixed: list[str], space: list[Parameter]) -> dict[str, Any]:
+    """Dotted keys and values: those that all trials have, and under `model/attention=plain: ` what a swept choice adds.
+
+    Values are as written, paths absolute.
+    """
+
+    def leaves(words: list[str]) -> dict[str, Any]:
+        composed = _without_hydra(loader.load_sweep_config(config, [*fixed, *quote_free_text(words)]))
+        plain = cast(build.Config, OmegaConf.to_container(composed))
+        make_paths_absolute(plain)
+        return {key: value for key, value in build.leaves(plain) if key not in NOT_OF_A_TRIAL}
+
+    of_all = leaves([])
     swept = [plain_key(entry.key).replace("/", ".") for entry in space]
-    return {
-        key: value
-        for key, value in build.leaves(composed)
-        if key not in NOT_OF_A_TRIAL and not any(f"{key}.".startswith(f"{one}.") for one in swept)
-    }
+    said = {key: of_all[key] for key in of_all if not any(f"{key}.".startswith(f"{one}.") for one in swept)}
+    for entry in space:
+        for word in map(entry.override, entry.examples if _chooses_files(entry, config) else ()):
+            said |= {f"{word}: {key}": value for key, value in leaves([word]).items() if of_all.get(key, ...) != value}
+    return said
 
 
-def _say_what_has_changed(definition: Definition, shared: Callable[[], dict[str, Any]]) -> None:
+def _chooses_files(entry: Parameter, config: DictConfig) -> bool:
+    """Whether its values are choices of a group, and not those of a setting."""
+    group = plain_key(entry.key)
+    return isinstance(entry, Values) and (
+        "/" in group or isinstance(config.get(group), DictConfig) or (CONF / group).is_dir()
+    )
+
+
+def _say_what_has_changed(definition: Definition, files_say: Callable[[], dict[str, Any]]) -> None:
     """Each trial reads conf's files when it begins: whoever edits them meanwhile has several models in one table."""
     try:
         with_experiment_files(definition.words)  # reads those anew that are named by their paths
-        change = definition.difference(replace(definition, config=shared()))
+        change = definition.difference(replace(definition, config=files_say()))
     except Exception as error:
         change = f"they cannot be read now: {' '.join(str(error).split())}"
     if change is not None:
-        log.warning("the files of this sweep have changed while it ran, and its later trials with them: %s", change)
+        log.warning("the files of this sweep have changed while it ran, later trials may differ from it: %s", change)
 
 
 def _check_space(config: DictConfig, loader: Any, fixed: list[str], space: list[Parameter]) -> None:
@@ -161,9 +179,7 @@ def _check_space(config: DictConfig, loader: Any, fixed: list[str], space: list[
         return loader.load_sweep_config(config, [*fixed, *quote_free_text(words)])
 
     for entry in space:
-        group = entry.key.lstrip("+~").partition("@")[0]
-        chooses_a_file = "/" in group or isinstance(config.get(group), DictConfig) or (CONF / group).is_dir()
-        for value in entry.values if isinstance(entry, Values) and chooses_a_file else entry.examples[:1]:
+        for value in entry.examples if _chooses_files(entry, config) else entry.examples[:1]:
             composed([entry.override(value)])
     first_error: UserError | None = None
     for words in examples(space):

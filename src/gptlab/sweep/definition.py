@@ -33,7 +33,8 @@ class Definition:
     Attributes:
         words: the command line of each trial, but for what is swept.
         space: of each swept key its search space, in words.
-        config: dotted keys and values that all trials share, as conf's files and the command line composed them.
+        config: dotted keys and values as conf's files and the command line composed them: what all trials share, and
+            what each swept choice of a file adds.
         sampler: one of SAMPLERS.
         pruner: one of PRUNERS; None prunes nothing.
         seed: of the sampler.
