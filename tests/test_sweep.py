@@ -232,13 +232,13 @@ def test_configurations_of_one_s_own_go_with_a_sweep_and_may_not_change(workplac
 
 @slow
 def test_a_sweep_tells_that_its_files_have_changed_while_it_ran(workplace: Path) -> None:
-    for name in ("mine", "yours"):
-        (workplace / f"{name}.yaml").write_text("# @package _global_\noptimizer:\n  weight_decay: 0.25\n")
-    (workplace / "experiment").mkdir()
-    yours = (workplace / "yours.yaml").rename(workplace / "experiment" / "yours.yaml")
+    mine, hers, yours = (workplace / f"{name}.yaml" for name in ("mine", "experiment/hers", "experiment/yours"))
+    hers.parent.mkdir()
+    for file in (mine, hers, yours):
+        file.write_text("# @package _global_\noptimizer:\n  weight_decay: 0.25\n")
     for words, file, what in (
-        (("experiment=mine.yaml", "seed=1,2"), workplace / "mine.yaml", ""),
-        (("--config-dir=.", "experiment=null,yours"), yours, "experiment=yours: "),
+        (("experiment=mine.yaml", "seed=1,2"), mine, ""),
+        (("--config-dir=.", "experiment=hers,yours"), yours, "experiment=yours: "),
     ):
         begun = begin(workplace, "-m", *words, f"run_dir={file.stem}")
         wait_until((workplace / file.stem / "0" / "metrics.csv").exists, begun)
