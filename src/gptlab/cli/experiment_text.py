@@ -57,7 +57,7 @@ def experiment_of(words: list[str], *, comment: str, searched: Iterable[str] = (
     root = [word for word in words if is_of_root(word)]
     overrides = [word for word in words if not word.startswith(("--", "hydra."))]
     composed = _compose(root, quote_free_text(with_experiment_files(overrides)))
-    wanted = _plain(composed)
+    wanted = plain_config(composed)
     make_paths_absolute(wanted)
     choices, start = _differing_choices(root, _choices(composed))
     values = _difference(start, wanted)
@@ -119,13 +119,13 @@ def _differing_choices(root: list[str], wanted: Choices) -> tuple[Choices, Confi
         now = _choices(composed)
         differing = {group for group in now if group not in made and now[group] != wanted.get(group)}
         if not differing:
-            return made, _plain(composed)
+            return made, plain_config(composed)
         outermost = (group for group in differing if not any(group.startswith(f"{other}/") for other in differing))
         made.update({group: wanted.get(group) for group in sorted(outermost)})
 
 
-def _plain(composed: DictConfig) -> Config:
-    """Plain data with the interpolations as they are written, without what a run has for itself."""
+def plain_config(composed: DictConfig) -> Config:
+    """What an experiment can decide, as plain data with the interpolations as they are written."""
     config = cast(Config, OmegaConf.to_container(composed))
     return {name: value for name, value in config.items() if name not in NOT_OF_THE_EXPERIMENT}
 

@@ -16,7 +16,7 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 
 from gptlab import build
 from gptlab.cli.experiment_file import with_experiment_files
-from gptlab.cli.experiment_text import make_paths_absolute, with_absolute_paths
+from gptlab.cli.experiment_text import make_paths_absolute, plain_config, with_absolute_paths
 from gptlab.cli.explain import CONF
 from gptlab.cli.free_text import plain_words, quote_free_text
 from gptlab.cli.report import counted, shortened
@@ -40,7 +40,6 @@ log = logging.getLogger("gptlab")
 DEFAULT_PLACE = "outputs/multirun/${now:"
 """How conf/train.yaml's hydra.sweep.dir begins: another one was named by somebody."""
 SUBDIR = "${hydra.job.num}"
-NOT_OF_A_TRIAL = ("run_dir", "resume", "resume_sweep", "sweep")
 PLACES = ("run_dir=", "resume_sweep=", "hydra.sweep.dir=")
 """What a sweep's command line may have, and its trials' have not."""
 
@@ -135,14 +134,13 @@ def _definition(
 def _what_files_say(config: DictConfig, loader: Any, fixed: list[str], space: list[Parameter]) -> dict[str, Any]:
     """Dotted keys and values: those that all trials have, and under `model/attention=plain: ` what a swept choice adds.
 
-    Values are as written, paths absolute.
+    Values are as written, paths absolute. Raises Hydra's own errors on a choice that is none.
     """
 
     def leaves(words: list[str]) -> dict[str, Any]:
-        composed = _without_hydra(loader.load_sweep_config(config, [*fixed, *quote_free_text(words)]))
-        plain = cast(build.Config, OmegaConf.to_container(composed))
+        plain = plain_config(loader.load_sweep_config(config, [*fixed, *quote_free_text(words)]))
         make_paths_absolute(plain)
-        return {key: value for key, value in build.leaves(plain) if key not in NOT_OF_A_TRIAL}
+        return dict(build.leaves(plain))
 
     of_all = leaves([])
     swept = [plain_key(entry.key).replace("/", ".") for entry in space]
@@ -173,14 +171,13 @@ def _say_what_has_changed(definition: Definition, files_say: Callable[[], dict[s
 
 
 def _check_space(config: DictConfig, loader: Any, fixed: list[str], space: list[Parameter]) -> None:
-    """Raises UserError, or Hydra's own errors, on a key or a choice that is none, and where no trial is possible."""
+    """Raises UserError, or Hydra's own errors, on a key that is none, and where no trial is possible."""
 
     def composed(words: list[str]) -> DictConfig:
         return loader.load_sweep_config(config, [*fixed, *quote_free_text(words)])
 
     for entry in space:
-        for value in entry.examples if _chooses_files(entry, config) else entry.examples[:1]:
-            composed([entry.override(value)])
+        composed([entry.override(entry.examples[0])])
     first_error: UserError | None = None
     for words in examples(space):
         try:

@@ -105,13 +105,11 @@ class Study:
         value = summary.get(self.definition.metric)
         if status == "finished" and not (isinstance(value, int | float) and math.isfinite(value)):
             status, reason = "failed", f"{self.definition.metric} is {value} in its summary.json, and no number"
-        if (
-            status == "failed" or FAILURE in trial.user_attrs
-        ):  # of a sweep that was killed just here, it may not be true
-            failure = (reason or "it failed") if status == "failed" else None
-            self._storage.set_trial_user_attr(trial._trial_id, FAILURE, failure)
         if status == "failed":
             value = self._worst_value()
+            self._storage.set_trial_user_attr(trial._trial_id, FAILURE, reason or "it failed")
+        elif FAILURE in trial.user_attrs:  # of a sweep that was killed just here, and now the trial has come further
+            self._storage.set_trial_user_attr(trial._trial_id, FAILURE, None)
         if status == "pruned" or (status == "failed" and value is None):
             self._study.tell(number, state=TrialState.PRUNED)
         elif status != "interrupted":
