@@ -10,7 +10,7 @@ import re
 import typing
 from collections.abc import Callable, Iterator
 from dataclasses import fields
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from hydra.utils import get_object
@@ -35,6 +35,7 @@ from gptlab.settings import (
 from gptlab.tokenizer import Tokenizer
 
 Config = dict[str, Any]
+S = TypeVar("S")
 
 STAND_IN_VOCABULARY = 1000
 GROUPS = ("data", "tokenizer", "model", "objective", "optimizer", "schedule", "trainer", "logger", "callbacks")
@@ -68,6 +69,20 @@ def resolve(cfg: DictConfig) -> Config:
         raise UserError(f"{key} is missing: set it with {key}=<value>") from None
     except OmegaConfBaseException as error:
         raise UserError(str(error).splitlines()[0]) from None
+
+
+def settings_of(schema: type[S], config: Config, key: str = "") -> S:
+    """A dataclass of settings, filled from a node of the configuration.
+
+    Args:
+        schema: a dataclass; its annotations are the types, its `__post_init__` checks the ranges (ValueError).
+        config: the node.
+        key: where the node stands, for messages.
+
+    Raises:
+        UserError: on a name that is unknown or missing, on a value of another type or outside its range.
+    """
+    return _call(schema, config, key=key)
 
 
 def settings(config: Config) -> Settings:

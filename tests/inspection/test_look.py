@@ -11,10 +11,10 @@ from torch import Tensor
 import gptlab as package
 from gpt2s import save_gpt2, some_tokens
 from gptlab.inspection.look import Inspection, attention_maps, look
-from gptlab.inspection.recording import recording_twin
 from gptlab.model import GPT
 from gptlab.model.attention.fused import FusedAttention
 from gptlab.model.attention.plain import PlainAttention
+from gptlab.model.recording import recording_twin
 
 IDS = [5, 0, 17, 3, 3, 9, 28]
 

@@ -112,8 +112,10 @@ class Decoder:
         """Hidden states of new tokens, (B, T) -> (B, T, C)."""
         trunk = self._model.trunk
         if inputs.shape[1] == 1 and cache.length > 0:
-            return trunk(inputs, cache)
-        return trunk.forward(inputs, cache)  # not compiled, where the trunk is: each length would be compiled anew
+            return trunk(inputs, cache=cache)
+        return trunk.forward(
+            inputs, cache=cache
+        )  # not compiled, where the trunk is: each length would be compiled anew
 
     def _new_cache(self, padding: Tensor | None) -> KVCache:
         # attention of one query: on a CPU, fp32 takes a third of bfloat16's time

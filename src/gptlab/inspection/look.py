@@ -6,8 +6,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from gptlab.inspection.recording import recorded_attention, recording_twin
-from gptlab.model import GPT
+from gptlab.model import LanguageModel
 
 MAX_TOKENS = 128
 """Longer maps cannot be read, and those of every layer and head grow with the square of it."""
@@ -42,7 +41,7 @@ class Inspection:
 
 
 @torch.no_grad()
-def look(model: GPT, ids: list[int], *, top_k: int) -> Inspection:
+def look(model: LanguageModel, ids: list[int], *, top_k: int) -> Inspection:
     """Run a model once over a text, and keep what it did on the way.
 
     The prediction of each layer is the logit lens (nostalgebraist 2020, "interpreting GPT: the logit lens"): the final
@@ -56,25 +55,21 @@ def look(model: GPT, ids: list[int], *, top_k: int) -> Inspection:
     Raises:
         ValueError: where the tokens do not fit into the context, or where the model's attention has no weights to show.
     """
-    twin = recording_twin(model)
-    streams: list[Tensor] = []
-    for block in twin.trunk.blocks:
-        block.register_forward_pre_hook(lambda _, inputs: streams.append(inputs[0]))
     tokens = torch.tensor([ids], device=model.device)  # (1, T)
-    hidden = twin.trunk(tokens)  # (1, T, C)
+    captured = model.capture(tokens)
+    assert captured.attention is not None
     targets = tokens[0, 1:]  # (T - 1,)
 
-    lens = [twin.trunk.norm(stream) for stream in streams] + [hidden]  # the last block's output comes normed
     layers = []
-    for stream in lens:
-        log_probabilities = twin.head(stream[0]).float().log_softmax(dim=-1)  # (T, V); in the end, the model's own
+    for hidden in captured.hidden:
+        log_probabilities = model.head(hidden).float().log_softmax(dim=-1)  # (T, V); in the end, the model's own
         layers.append(_predict(log_probabilities, targets))
     of_targets = log_probabilities[:-1].gather(1, targets[:, None])  # (T - 1, 1)
     top = log_probabilities.topk(min(top_k, log_probabilities.shape[1]))  # (T, K)
     layer_ids, layer_probabilities, layer_losses = (torch.stack(column).cpu() for column in zip(*layers, strict=True))
     return Inspection(
         ids=tokens[0].cpu(),
-        attention=recorded_attention(twin),
+        attention=captured.attention,
         losses=layer_losses[-1],
         ranks=1 + (log_probabilities[:-1] > of_targets).sum(dim=1).cpu(),
         next_ids=top.indices.cpu(),
@@ -86,15 +81,15 @@ def look(model: GPT, ids: list[int], *, top_k: int) -> Inspection:
 
 
 @torch.no_grad()
-def attention_maps(model: GPT, ids: list[int]) -> Tensor:
+def attention_maps(model: LanguageModel, ids: list[int]) -> Tensor:
     """What each token of a text takes from each before it, by every layer and head: (L, H, T, T), rows sum to 1.
 
     Raises:
         ValueError: as `look` does.
     """
-    twin = recording_twin(model)
-    twin.trunk(torch.tensor([ids], device=model.device))
-    return recorded_attention(twin)
+    attention = model.capture(torch.tensor([ids], device=model.device)).attention
+    assert attention is not None
+    return attention
 
 
 def cost_of_a_guess(vocab_size: int) -> float:

@@ -11,8 +11,10 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
+from gptlab.model.base import Captured, LanguageModel
 from gptlab.model.block import Block
 from gptlab.model.cache import KVCache
+from gptlab.model.recording import capture
 
 
 class Trunk(nn.Module):
@@ -36,7 +38,7 @@ class Trunk(nn.Module):
         self.blocks = nn.ModuleList([block() for _ in range(n_layers)])
         self.norm = nn.LayerNorm(d_model)
 
-    def forward(self, tokens: Tensor, cache: KVCache | None = None) -> Tensor:
+    def forward(self, tokens: Tensor, *, cache: KVCache | None = None) -> Tensor:
         """Hidden states of each token.
 
         Args:
@@ -68,7 +70,7 @@ class Trunk(nn.Module):
         return self.norm(x)
 
 
-class GPT(nn.Module):
+class GPT(LanguageModel):
     """A language model: token ids in, the next token's logits out.
 
     Args:
@@ -84,6 +86,10 @@ class GPT(nn.Module):
     Raises:
         ValueError: on sizes that do not fit together.
     """
+
+    trunk: Trunk
+    head: nn.Linear
+    fixed_by_weights = ("n_layers", "n_heads", "d_model", "qkv_bias", "tie_head")
 
     def __init__(
         self,
@@ -124,6 +130,7 @@ class GPT(nn.Module):
             )
             return Block(d_model=d_model, dropout=dropout, attention=layer_attention)
 
+        self.context_length, self.vocab_size, self.n_heads = context_length, vocab_size, n_heads
         self.trunk = Trunk(
             vocab_size=vocab_size,
             context_length=context_length,
@@ -138,17 +145,23 @@ class GPT(nn.Module):
         init(self)
 
     @property
-    def context_length(self) -> int:
-        return self.trunk.context_length
-
-    @property
-    def device(self) -> torch.device:
-        return self.trunk.token_embedding.weight.device
-
-    @property
     def is_tied(self) -> bool:
         """Whether the head and the token embedding are one tensor."""
         return self.head.weight is self.trunk.token_embedding.weight
+
+    @property
+    def token_vectors(self) -> Tensor:
+        return self.trunk.token_embedding.weight
+
+    @property
+    def sizes(self) -> dict[str, int | str]:
+        return {
+            "n_layers": len(self.trunk.blocks),
+            "n_heads": self.n_heads,
+            "d_model": self.head.in_features,
+            **super().sizes,
+            "head": "tied to the token embedding" if self.is_tied else "of its own",
+        }
 
     def new_cache(
         self, padding: Tensor | None = None, *, capacity: int | None = None, dtype: torch.dtype | None = None
@@ -167,6 +180,12 @@ class GPT(nn.Module):
             dtype=dtype,
         )
 
-    def forward(self, tokens: Tensor, cache: KVCache | None = None) -> Tensor:
-        """Logits of the token that follows each position: (B, T) -> (B, T, V)."""
-        return self.head(self.trunk(tokens, cache))
+    def shorten(self, context_length: int) -> None:
+        """Reduce the context in place: learned positions beyond it are cut off."""
+        positions = self.trunk.position_embedding.weight[:context_length].detach().clone()
+        self.trunk.position_embedding = nn.Embedding.from_pretrained(positions, freeze=False)
+        self.context_length = self.trunk.context_length = context_length
+
+    @torch.no_grad()
+    def capture(self, tokens: Tensor) -> Captured:
+        return capture(self, tokens)

@@ -1,12 +1,13 @@
 """Attention's weights, of any model whose attention does what the plain variant does."""
 
 import copy
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from gptlab.model import GPT
 from gptlab.model.attention.plain import PlainAttention
+from gptlab.model.base import Captured
 from gptlab.model.block import Block
 from gptlab.model.cache import LayerCache
 
@@ -47,7 +48,7 @@ class RecordingAttention(PlainAttention):
         return self.recorded
 
 
-def recording_twin(model: GPT) -> GPT:
+def recording_twin(model: Any) -> Any:
     """The same model, sharing every parameter, in evaluation mode, with attention that keeps its weights.
 
     The model itself is left as it is, so that a run can be looked into while it trains.
@@ -62,7 +63,27 @@ def recording_twin(model: GPT) -> GPT:
     return twin.eval()
 
 
-def recorded_attention(twin: GPT) -> Tensor:
+def recorded_attention(twin: nn.Module) -> Tensor:
     """What the layers of a recording twin kept of its last call on one sequence: (L, H, T, T), float32, on the CPU."""
     recorded = [part.recorded for part in twin.modules() if isinstance(part, RecordingAttention)]  # each (1, H, T, T)
     return torch.cat(recorded).float().cpu()
+
+
+@torch.no_grad()
+def capture(model: Any, tokens: Tensor) -> Captured:
+    """What a model with blocks computes on its way: the residual stream after each block, and attention's weights.
+
+    Args:
+        model: with `trunk.blocks` and `trunk.norm`; it is not changed.
+        tokens: (1, T)
+
+    Raises:
+        ValueError: if an attention has no weights that can be shown.
+    """
+    twin = recording_twin(model)
+    streams: list[Tensor] = []
+    for block in twin.trunk.blocks:
+        block.register_forward_pre_hook(lambda _, inputs: streams.append(inputs[0]))
+    final = twin.trunk(tokens)  # (1, T, C), normed
+    hidden = torch.cat([*(twin.trunk.norm(stream) for stream in streams), final])  # (L + 1, T, C)
+    return Captured(hidden=hidden, attention=recorded_attention(twin))

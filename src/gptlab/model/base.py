@@ -1,0 +1,139 @@
+"""What every language model promises.
+
+The rest of gptlab (training, generation, inspection, checkpoints) uses a model through this class alone. A model of
+your own subclasses it, sets `trunk`, `head`, `context_length` and `vocab_size`, and trains, resumes and generates.
+Abilities that a model may lack have a default here: a KV cache, attention weights to show, learned positions to cut.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from gptlab.model.cache import KVCache
+
+Reduce = Callable[[Tensor, nn.Module], Any]
+"""`reduce(hidden, head)`: hidden states (B, T, C) and the head, to whatever the caller wants instead of all logits."""
+
+
+@dataclass(frozen=True)
+class Captured:
+    """What a forward pass over one sequence computed on its way. L layers, H heads.
+
+    Attributes:
+        hidden: the final hidden states if the model ended after the embeddings (row 0) or after so many layers, each
+            ready for the head, (L + 1, T, C).
+        attention: what each token takes from each other token, rows sum to 1, (L, H, T, T) float32 on the CPU; None
+            if the model has no attention weights to show.
+    """
+
+    hidden: Tensor
+    attention: Tensor | None
+
+
+class LanguageModel(nn.Module):
+    """Token ids in, logits over the next token out.
+
+    Attributes:
+        trunk: tokens (B, T) to hidden states (B, T, C). It takes `cache` and `documents` as keyword arguments if the
+            model supports them.
+        head: hidden states (..., C) to logits (..., V).
+        context_length: the longest sequence, in tokens.
+        vocab_size: V.
+        causal: whether a position sees only itself and earlier ones. The loss of a model that is not causal is no
+            language model's: each position sees the token that it is asked for.
+    """
+
+    trunk: nn.Module
+    head: nn.Module
+    context_length: int
+    vocab_size: int
+    causal: bool = True
+
+    fixed_by_weights: tuple[str, ...] = ()
+    """Constructor arguments that a model's weights decide: a run that starts from weights takes them from there."""
+
+    def forward(
+        self,
+        tokens: Tensor,
+        *,
+        cache: KVCache | None = None,
+        documents: Tensor | None = None,
+        reduce: Reduce | None = None,
+    ) -> Any:
+        """Logits of the token that follows each position.
+
+        Args:
+            tokens: ids, (B, T); with a cache, only those that follow what it holds.
+            cache: keys and values of earlier tokens; it advances by T.
+            documents: the number of the document that each token belongs to, 0 for padding, (B, T). Tokens attend
+                within their document, and positions restart with each. None if every row is one document.
+            reduce: called with the hidden states (B, T, C) and the head; its result is returned instead of the logits.
+                A loss or a sampler that needs few logits passes it and never calls trunk and head itself, so that
+                compiling and sharding hooks hold.
+
+        Returns:
+            (B, T, V), or what `reduce` returned.
+        """
+        extras = {name: value for name, value in {"cache": cache, "documents": documents}.items() if value is not None}
+        hidden = self.trunk(tokens, **extras)  # (B, T, C)
+        return self.head(hidden) if reduce is None else reduce(hidden, self.head)
+
+    @property
+    def device(self) -> torch.device:
+        return next(self.parameters()).device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return next(self.parameters()).dtype
+
+    @property
+    def token_vectors(self) -> Tensor | None:
+        """The token embedding, (V, C); None if the model has none."""
+        return None
+
+    @property
+    def sizes(self) -> dict[str, int | str]:
+        """What a table of the model shows, by the names of its settings."""
+        return {"context_length": self.context_length, "vocab_size": self.vocab_size}
+
+    def new_cache(
+        self, padding: Tensor | None = None, *, capacity: int | None = None, dtype: torch.dtype | None = None
+    ) -> KVCache | None:
+        """An empty cache for one batch; None if the model has no cache, and generation recomputes.
+
+        Args:
+            padding: padding tokens on the left of each prompt, (B,); None if there are none.
+            capacity: tokens that it has room for; None for the whole context.
+            dtype: what keys and values are kept in; None for what they come in.
+        """
+        return None
+
+    def shorten(self, context_length: int) -> None:
+        """Reduce the context in place: learned positions beyond it are cut off."""
+        self.context_length = context_length
+
+    @torch.no_grad()
+    def capture(self, tokens: Tensor) -> Captured:
+        """Run once over one sequence and keep what was computed on the way; nothing of the model changes.
+
+        Args:
+            tokens: (1, T)
+
+        Raises:
+            ValueError: if attention weights cannot be shown truthfully.
+        """
+        return Captured(hidden=self.trunk(tokens), attention=None)  # (1, T, C)
+
+
+def tied_parameters(model: nn.Module) -> dict[str, str]:
+    """Names that share their tensor with an earlier name: {"head.weight": "trunk.token_embedding.weight"}."""
+    first_names: dict[int, str] = {}
+    tied = {}
+    for name, parameter in model.named_parameters(remove_duplicate=False):
+        first = first_names.setdefault(id(parameter), name)
+        if first != name:
+            tied[name] = first
+    return tied
