@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from conftest import ROOT, Result
-from gptlab import settings
+from gptlab.cli import generate
 
 Command = Callable[..., Result]
 
@@ -55,6 +55,13 @@ def test_settings_are_read_as_on_the_command_line(talk: Command) -> None:
     assert "temperature: 0.001\n" in out
     assert "greedy: true\n" in out
     assert "stop:\n- a\n- b c\n" in out
+
+
+@pytest.mark.parametrize("word", ["exit", "quit", "/exit", "/quit"])
+def test_a_word_leaves(talk: Command, word: str) -> None:
+    result = talk("The fog", word, "never read", settings=("greedy=true",))
+    assert result.status == 0
+    assert len(result.out) == 6 + len("\n")
 
 
 def test_a_first_prompt_is_never_a_command(talk: Command) -> None:
@@ -100,7 +107,7 @@ def test_ctrl_c_stops_the_answer_and_not_the_program(
 
         return sample
 
-    monkeypatch.setattr(settings, "make_sampler", interrupted)
+    monkeypatch.setattr(generate, "make_sampler", interrupted)
     result = talk("The fog", "on little", settings=("max_new_tokens=50",))
     assert result.status == 0
     assert steps == 3 + 50
@@ -146,7 +153,7 @@ def test_in_a_terminal(tiny_run: Path, workplace: Path) -> None:
     read_until("e")  # of an endless answer
     interrupt()
     read_until("\n> ")
-    read_until("/quit or Ctrl-D leaves", ask=interrupt)
+    read_until("exit or Ctrl-D leaves", ask=interrupt)
     os.write(here, b"/quit\n")
     assert process.wait(timeout=30) == 0
     os.close(here)

@@ -10,6 +10,10 @@ from pathlib import Path
 import pytest
 
 from conftest import ROOT, Result
+from gptlab.checkpoint import Loaded
+from gptlab.cli import generate
+from gptlab.tokenizer.char import CharTokenizer
+from tiny_gpt import Averaging, tiny_gpt
 
 Command = Callable[..., Result]
 
@@ -51,6 +55,28 @@ def test_several_samples_and_several_prompts(trained: Command) -> None:
     assert "--- 4 of 4 ---" in result.out
 
 
+def test_greedy_samples_are_the_same_and_that_is_said(trained: Command) -> None:
+    said = "all samples of a prompt are the same"
+    assert said in trained("generate", "prompt=The", "num_samples=2", "max_new_tokens=5", "temperature=0").err
+    assert said not in trained("generate", "prompt=The", "max_new_tokens=5", "greedy=true").err
+
+
+@pytest.mark.parametrize("model", [{"attention": Averaging}, {"n_layers": 0}], ids=["not causal", "no cache"])
+def test_models_without_a_cache_generate_and_that_is_said(
+    gptlab: Command, monkeypatch: pytest.MonkeyPatch, model: dict
+) -> None:
+    tokenizer = CharTokenizer.train(["The fog"])
+    loaded = Loaded(tiny_gpt(vocab_size=tokenizer.vocab_size, **model).eval(), tokenizer, {}, Path(), "mine", {})
+    monkeypatch.setattr(generate, "load_or_newest", lambda *_, **__: loaded)
+    result = gptlab("generate", "checkpoint=mine", "prompt=The", "prompt=fog", "max_new_tokens=30")
+    assert result.status == 0, result.err
+    assert "recomputes the whole text" in result.err
+    assert ("its text is poor" in result.err) == (not loaded.model.causal)
+    result = gptlab("generate", "checkpoint=mine", "prompt=The", "compile=true")
+    assert result.status == 2
+    assert "compile=true: this model has no KV cache" in result.err
+
+
 def test_a_stop_string_ends_the_text(trained: Command) -> None:
     whole = trained("generate", "prompt=The", "max_new_tokens=60", "temperature=2").out.rstrip("\n")
     stop = whole[20:22]
@@ -67,7 +93,7 @@ def test_a_long_prompt_keeps_its_end_and_says_so_once(trained: Command) -> None:
 
 
 def test_an_unknown_character_is_one_sentence(trained: Command) -> None:
-    result = trained("generate", "prompt=Q\u00dc")
+    result = trained("generate", "checkpoint=outputs/default/run", "prompt=Q\u00dc")
     assert result.status == 2
     assert result.err.count("\n") == 1
     assert "the character 'Q' is not in the vocabulary" in result.err

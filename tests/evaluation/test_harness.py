@@ -213,7 +213,7 @@ def test_what_cannot_be_done_is_one_sentence(ours: GptlabLM) -> None:
     with pytest.raises(UnanswerableError, match=r"a continuation of \d+ tokens, and this model's context_length is 40"):
         ours.loglikelihood([request("loglikelihood", "It", " sits looking" * CONTEXT)])
     for settings, words in {
-        "max_gen_toks": (CONTEXT, "up to 40 tokens, and this model's context_length=40 leaves none"),
+        "max_gen_toks": (CONTEXT, "up to 40 tokens: context_length=40 leaves none"),
         "num_beams": (4, "num_beams=4"),
         "top_p": (2.0, "top_p=2.0 must lie in"),
     }.items():

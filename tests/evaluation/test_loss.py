@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from gpt2s import make_gpt2, save_gpt2
 from gptlab.checkpoint import load
-from gptlab.data.windows import EveryTarget
+from gptlab.data.windows import EvalWindows
 from gptlab.evaluation import loss as loss_module
 from gptlab.evaluation.loss import TextLoss, running_loss
 from gptlab.model import GPT
@@ -31,7 +31,7 @@ def some_text(n_tokens: int) -> np.ndarray:
 
 
 def loss_of(gpt: GPT, tokens: np.ndarray, *, stride: int, batch_size: int) -> TextLoss:
-    windows = EveryTarget(tokens, context_length=CONTEXT, stride=stride)
+    windows = EvalWindows(tokens, context_length=CONTEXT, stride=stride)
     starts = range(0, len(windows), batch_size)
     batches = (windows.batch(np.arange(start, min(start + batch_size, len(windows)))) for start in starts)
     return list(running_loss(gpt, batches))[-1]

@@ -10,20 +10,17 @@ from hypothesis import strategies as st
 from gptlab.generation.chat import Chat
 from gptlab.generation.decoding import generate
 from gptlab.generation.sampling import Sampler, greedy, make_sampler
-from gptlab.model import GPT, init
-from gptlab.model.attention.fused import FusedAttention
+from gptlab.model import GPT
 from gptlab.tokenizer.char import CharTokenizer
 from gptlab.tokenizer.words_unk import UnknownWordTokenizer
+from tiny_gpt import tiny_gpt
 
 LETTERS = "abcdefgh \n"
 
 
 def a_model(vocab_size: int, context_length: int) -> GPT:
+    model = tiny_gpt(vocab_size=vocab_size, context_length=context_length, tie_head=False).eval()
     torch.manual_seed(1)
-    model = GPT(
-        **{"vocab_size": vocab_size, "context_length": context_length, "n_layers": 2, "n_heads": 2, "d_model": 16},
-        **{"dropout": 0.0, "qkv_bias": True, "tie_head": False, "attention": FusedAttention, "init": init.gpt2},
-    ).eval()
     for parameter in model.parameters():
         torch.nn.init.normal_(parameter, std=0.5)
     return model
@@ -44,7 +41,7 @@ def answer(chat: Chat, prompt: str, n: int = 12, stops: tuple[str, ...] = (), sa
 
 
 def continued(model: GPT, tokenizer: CharTokenizer, text: str, n: int) -> str:
-    steps = generate(model, [tokenizer.encode(text)], max_new_tokens=n, sampler=greedy, cached=False)
+    steps = generate(model, [tokenizer.encode(text)], max_new_tokens=n, sampler=greedy)
     return tokenizer.decode([tokens[0] for tokens in steps])
 
 
@@ -94,7 +91,7 @@ def test_nothing_is_computed_twice_from_turn_to_turn(
     monkeypatch.setattr(
         model.trunk,
         "forward",
-        lambda tokens, cache=None: widths.append(tokens.shape[1]) or forward(tokens, cache),
+        lambda tokens, **more: widths.append(tokens.shape[1]) or forward(tokens, **more),
     )
     chat = Chat(model, tokenizer)
     answer(chat, "abc", 3)

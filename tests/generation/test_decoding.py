@@ -1,3 +1,5 @@
+import copy
+
 import pytest
 import torch
 from hypothesis import given, settings
@@ -5,8 +7,8 @@ from hypothesis import strategies as st
 
 from gptlab.generation.decoding import Decoder, generate
 from gptlab.generation.sampling import greedy, make_sampler
-from gptlab.model import GPT
-from tiny_gpt import tiny_gpt
+from gptlab.model import GPT, LanguageModel
+from tiny_gpt import Averaging, Bigram, tiny_gpt
 
 CONTEXT = 8
 VOCABULARY = 13
@@ -20,12 +22,31 @@ def model() -> GPT:
     return model
 
 
-def continued(model: GPT, prompts: list[list[int]], n: int, *, cached: bool = True) -> list[list[int]]:
-    steps = list(generate(model, prompts, max_new_tokens=n, sampler=greedy, cached=cached))
+def without_cache() -> list[LanguageModel]:
+    """One that is not causal, and one without attention."""
+    models = [
+        tiny_gpt(vocab_size=VOCABULARY, context_length=CONTEXT, attention=Averaging),
+        Bigram(vocab_size=VOCABULARY, context_length=CONTEXT, d_model=8),
+    ]
+    return [model.eval() for model in models]
+
+
+WITHOUT_CACHE = without_cache()
+
+
+def uncached(model: LanguageModel) -> LanguageModel:
+    """The same model, unable to keep a cache."""
+    twin = copy.copy(model)
+    twin.new_cache = lambda *_, **__: None  # type: ignore[method-assign]
+    return twin
+
+
+def continued(model: LanguageModel, prompts: list[list[int]], n: int) -> list[list[int]]:
+    steps = list(generate(model, prompts, max_new_tokens=n, sampler=greedy))
     return [list(row) for row in zip(*steps, strict=True)]
 
 
-def naive(model: GPT, prompt: list[int], n: int) -> list[int]:
+def naive(model: LanguageModel, prompt: list[int], n: int) -> list[int]:
     """One sequence, everything computed anew, the rule for a full window written out."""
     context, new = prompt[-CONTEXT:], []
     for _ in range(n):
@@ -45,7 +66,14 @@ prompts = st.lists(st.lists(st.integers(0, VOCABULARY - 1), min_size=1, max_size
 def test_cached_batch_equals_each_prompt_computed_naively(model: GPT, batch: list[list[int]], n: int) -> None:
     expected = [naive(model, prompt, n) for prompt in batch]
     assert continued(model, batch, n) == expected
-    assert continued(model, batch, n, cached=False) == expected
+    assert continued(uncached(model), batch, n) == expected
+
+
+@settings(max_examples=20, deadline=None)
+@given(batch=prompts, n=st.integers(1, 20))
+def test_models_without_a_cache_continue_each_prompt_as_if_it_were_alone(batch: list[list[int]], n: int) -> None:
+    for model in WITHOUT_CACHE:
+        assert continued(model, batch, n) == [naive(model, prompt, n) for prompt in batch]
 
 
 changes = st.lists(
@@ -65,7 +93,7 @@ def test_sequences_that_are_written_and_cut_from_outside_have_the_logits_of_an_u
     model: GPT, batch: list[list[int]], changes: list[tuple[str, int]], seed: int
 ) -> None:
     random = torch.Generator().manual_seed(seed)
-    cached, uncached = Decoder(model, batch), Decoder(model, batch)
+    cached, recomputing = Decoder(model, batch), Decoder(uncached(model), batch)
     seen: list[torch.Tensor] = []
 
     def looking(logits: torch.Tensor) -> torch.Tensor:
@@ -74,25 +102,24 @@ def test_sequences_that_are_written_and_cut_from_outside_have_the_logits_of_an_u
 
     for change, n in [*changes, ("step", 1)]:
         if change == "step":
-            uncached.forget()
-            assert cached.step(looking) == uncached.step(looking)
+            assert cached.step(looking) == recomputing.step(looking)
             torch.testing.assert_close(seen[-2], seen[-1], atol=1e-4, rtol=1e-4)
         elif change == "extend":
             tokens = torch.randint(VOCABULARY, (len(batch), n), generator=random).tolist()
             cached.extend(tokens)
-            uncached.extend(tokens)
+            recomputing.extend(tokens)
         elif n < min(map(len, cached.contexts)):
             cached.retract(n)
-            uncached.retract(n)
-        assert cached.contexts == uncached.contexts
+            recomputing.retract(n)
+        assert cached.contexts == recomputing.contexts
 
 
 def test_sampled_tokens_are_the_same_with_and_without_cache(model: GPT) -> None:
-    def draw(cached: bool) -> list[list[int]]:
+    def draw(model: LanguageModel) -> list[list[int]]:
         sampler = make_sampler(temperature=1.0, top_k=5, top_p=0.9, generator=torch.Generator().manual_seed(1))
-        return list(generate(model, [[1, 2], [3]], max_new_tokens=20, sampler=sampler, cached=cached))
+        return list(generate(model, [[1, 2], [3]], max_new_tokens=20, sampler=sampler))
 
-    assert draw(True) == draw(False)
+    assert draw(model) == draw(uncached(model))
 
 
 def test_inside_the_window_nothing_is_computed_twice(model: GPT, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -101,7 +128,7 @@ def test_inside_the_window_nothing_is_computed_twice(model: GPT, monkeypatch: py
     monkeypatch.setattr(
         model.trunk,
         "forward",
-        lambda tokens, cache=None: widths.append(tokens.shape[1]) or forward(tokens, cache),
+        lambda tokens, **more: widths.append(tokens.shape[1]) or forward(tokens, **more),
     )
     continued(model, [[1, 2, 3]], 9)
     assert widths == [
@@ -123,8 +150,8 @@ def test_logits_of_prefill_then_steps_equal_one_pass(model: GPT) -> None:
     with torch.no_grad():
         whole = model(tokens)
         parts = [
-            model(tokens[:, :3], cache),
-            *(model(tokens[:, t : t + 1], cache) for t in range(3, CONTEXT)),
+            model(tokens[:, :3], cache=cache),
+            *(model(tokens[:, t : t + 1], cache=cache) for t in range(3, CONTEXT)),
         ]
     torch.testing.assert_close(torch.cat(parts, dim=1), whole)
 

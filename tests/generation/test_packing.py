@@ -13,12 +13,12 @@ from hypothesis import strategies as st
 from torch import nn
 
 from gptlab.generation import packing
-from gptlab.generation.packing import BLOCK, Memory, PackedLinear, StreamedLinear, can_pack, pack
+from gptlab.generation.packing import BLOCK, PackedLinear, StreamedLinear, can_pack, pack
 from gptlab.model import GPT, init
-from gptlab.model.attention.fused import FusedAttention
+from tiny_gpt import tiny_gpt
 
 LAYERS = {
-    "streamed": lambda linear: StreamedLinear(linear, Memory(StreamedLinear.n_bytes(linear))),
+    "streamed": StreamedLinear,
     "packed": lambda linear: PackedLinear(linear, n_rows=4),
 }
 SIZES = st.one_of(st.integers(1, 40), st.sampled_from([BLOCK - 1, BLOCK, BLOCK + 1, 3 * BLOCK + 5]))
@@ -29,10 +29,7 @@ pytestmark = pytest.mark.skipif(
 
 
 def a_model(**changes: object) -> GPT:
-    torch.manual_seed(0)
-    sizes = {"vocab_size": 300, "context_length": 16, "n_layers": 2, "n_heads": 2, "d_model": 24, "dropout": 0.1}
-    kinds = {"qkv_bias": True, "tie_head": True, "attention": FusedAttention, "init": init.textbook}
-    return GPT(**{**sizes, **kinds, **changes}).eval()
+    return tiny_gpt(**{"vocab_size": 300, "d_model": 24, "dropout": 0.1, "init": init.textbook, **changes}).eval()
 
 
 @pytest.mark.parametrize("kind", LAYERS)
@@ -68,7 +65,7 @@ def test_a_packed_model_has_the_same_logits_for_prompts_and_for_single_tokens(n_
         whole = model(tokens)
         pack(model, n_rows=n_rows)
         cache = model.new_cache()
-        parts = [model(tokens[:, :5], cache), *(model(tokens[:, t : t + 1], cache) for t in range(5, 9))]
+        parts = [model(tokens[:, a:b], cache=cache) for a, b in [(0, 5), (5, 6), (6, 7), (7, 8), (8, 9)]]
     assert not any(type(module) is nn.Linear for module in model.modules())
     torch.testing.assert_close(torch.cat(parts, dim=1), whole, atol=1e-4, rtol=1e-4)
 
@@ -86,13 +83,13 @@ def test_memory_holds_one_copy_of_the_weights_while_they_are_packed(monkeypatch:
     model = a_model(tie_head=False)
     first = weakref.ref(model.trunk.blocks[0].attention.qkv.weight)
     alive: list[bool] = []
-    exchange = packing._exchange
+    replacement = packing._replacement
 
-    def watching(module: nn.Module, name: str, memory: Memory, *, n_rows: int) -> None:
-        exchange(module, name, memory, n_rows=n_rows)
+    def watching(layer: nn.Module, *, n_rows: int) -> nn.Module:
         alive.append(first() is not None)
+        return replacement(layer, n_rows=n_rows)
 
-    monkeypatch.setattr(packing, "_exchange", watching)
+    monkeypatch.setattr(packing, "_replacement", watching)
     pack(model, n_rows=1)
     assert not alive[-1]
     assert sum(alive) < len(alive) / 2
@@ -120,16 +117,15 @@ def test_an_older_processor_generates_batches_in_bfloat16_too() -> None:
     code = """
 import torch
 from gptlab.generation.decoding import generate
-from gptlab.generation.preparation import make_ready
+from gptlab.generation.preparation import prepare_for_inference
 from gptlab.generation.sampling import greedy
-from gptlab.model import GPT, init
-from gptlab.model.attention.fused import FusedAttention
+from tiny_gpt import tiny_gpt
 
-model = GPT(vocab_size=50, context_length=16, n_layers=1, n_heads=2, d_model=8, dropout=0.0, qkv_bias=True,
-            tie_head=True, attention=FusedAttention, init=init.gpt2).eval()
-make_ready(model, device="cpu", precision="bf16", n_rows=2, compile=False)
+model = tiny_gpt(vocab_size=50, n_layers=1, d_model=8).eval()
+prepare_for_inference(model, device="cpu", precision="bf16", n_rows=2, compile=False)
 print(len(list(generate(model, [[1], [2, 3]], max_new_tokens=20, sampler=greedy))))
 """
-    environment = {**os.environ, "ONEDNN_MAX_CPU_ISA": "AVX2"}
+    paths = os.pathsep.join(sys.path)
+    environment = {**os.environ, "PYTHONPATH": paths, "ONEDNN_MAX_CPU_ISA": "AVX2"}
     run = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=False)
     assert run.stdout == "20\n", run.stderr

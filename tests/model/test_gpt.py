@@ -1,3 +1,4 @@
+import functools
 import math
 
 import pytest
@@ -7,29 +8,17 @@ from hydra.utils import get_object
 
 from conftest import choices, conf_node
 from gptlab import build
-from gptlab.model import GPT, init
+from gptlab.model import GPT
 from gptlab.model.attention.fused import FusedAttention
 from gptlab.model.attention.plain import PlainAttention
 from gptlab.training.optimizers import adamw
+from tiny_gpt import tiny_gpt
 
 VOCABULARY = 50
 
 
 def make(**changes: object) -> GPT:
-    settings = {
-        "vocab_size": VOCABULARY,
-        "context_length": 16,
-        "n_layers": 2,
-        "n_heads": 2,
-        "d_model": 32,
-        "dropout": 0.0,
-        "qkv_bias": True,
-        "tie_head": True,
-        "attention": FusedAttention,
-        "init": init.gpt2,
-    }
-    torch.manual_seed(0)
-    return GPT(**{**settings, **changes})
+    return tiny_gpt(**{"vocab_size": VOCABULARY, "d_model": 32, **changes})
 
 
 def from_config(name: str, *, context_length: int, vocab_size: int) -> GPT:
@@ -60,6 +49,23 @@ def test_published_sizes(name: str, parameters: int) -> None:
 def test_every_model_config_builds(name: str) -> None:
     model = from_config(name, context_length=8, vocab_size=11)
     assert model(torch.zeros(2, 8, dtype=torch.long, device="meta")).shape == (2, 8, 11)
+
+
+PARTS = [(group, name) for group in ("norm", "feed_forward", "positions") for name in choices(f"model/{group}")]
+
+
+@pytest.mark.parametrize(("group", "name"), PARTS)
+def test_every_part_passes_gradients_and_shares_nothing(group: str, name: str) -> None:
+    node = conf_node(f"model/{group}", name)
+    assert node.pop("_partial_") is True, "without it every layer could share one module"
+    part = functools.partial(get_object(node.pop("_target_")), **node)
+    model = make(**{group: part})
+    model(torch.randint(VOCABULARY, (2, 16))).square().sum().backward()
+    for parameter_name, parameter in model.named_parameters():
+        assert parameter.grad is not None, parameter_name
+        assert parameter.grad.isfinite().all(), parameter_name
+    ids = [id(module) for module in model.modules()]
+    assert len(ids) == len(set(ids))
 
 
 @pytest.mark.parametrize("tie_head", [True, False])
@@ -162,7 +168,7 @@ def test_dropout_is_off_in_evaluation_and_on_in_training() -> None:
     ("changes", "message"),
     [
         ({"d_model": 33}, "d_model=33 is not divisible by n_heads=2"),
-        ({"n_layers": 0}, "n_layers=0 must be at least 1"),
+        ({"n_layers": -1}, "n_layers=-1 must be at least 0"),
         ({"dropout": 1.0}, "dropout=1.0 must lie in"),
     ],
 )

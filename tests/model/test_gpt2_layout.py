@@ -6,16 +6,13 @@ from torch import nn
 from transformers import GPT2Config, GPT2LMHeadModel
 
 from conftest import choices, conf_node
-from gpt2s import make_gpt2
 from gptlab.model import GPT, gpt2
 from gptlab.model.attention.fused import FusedAttention
-from gptlab.model.init import gpt2 as first_weights
+from tiny_gpt import tiny_gpt
 
 
 def make(**changes: object) -> GPT:
-    sizes: dict = {"vocab_size": 31, "context_length": 12, "n_layers": 3, "n_heads": 2, "d_model": 8, "dropout": 0.0}
-    options: dict = {"qkv_bias": True, "tie_head": True, "attention": FusedAttention, "init": first_weights}
-    return GPT(**{**sizes, **options, **changes})
+    return tiny_gpt(**{"vocab_size": 31, "context_length": 12, "n_layers": 3, "d_model": 8, **changes})
 
 
 @pytest.mark.parametrize("tied", [True, False])
@@ -75,10 +72,3 @@ def test_what_the_layout_cannot_hold_is_refused_by_name() -> None:
     model.trunk.norm = nn.RMSNorm(8)  # type: ignore[assignment]
     with pytest.raises(ValueError, match=r"no place for RMSNorm \(trunk\.norm\)"):
         gpt2.write_weights(model)
-
-
-def test_a_bias_that_the_config_denies_is_named() -> None:
-    theirs = make_gpt2(n_embd=8, n_head=2, n_layer=3, vocab_size=31, n_positions=12)
-    tensors = dict(theirs.named_parameters())
-    with pytest.raises(ValueError, match=r"h\.0\.attn\.c_attn\.bias is not zero, but qkv_bias is false"):
-        gpt2.read_weights(make(qkv_bias=False), tensors, tensors.__getitem__)

@@ -1,5 +1,7 @@
 """What every objective of conf/objective promises."""
 
+import math
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -38,6 +40,21 @@ def test_loss_is_finite_summed_and_counted(name: str) -> None:
     halves = [objective(model, tuple(part[rows] for part in batch)) for rows in (slice(0, 2), slice(2, 6))]
     torch.testing.assert_close(halves[0].sum + halves[1].sum, loss.sum)
     assert halves[0].count + halves[1].count == loss.count
+
+
+@pytest.mark.parametrize("name", choices("objective"))
+def test_an_objective_says_what_is_logged_and_what_is_best(name: str) -> None:
+    objective = get_class(conf_node("objective", name)["_target_"])()
+    summary = objective.summary(1.5)
+    assert objective.direction in ("min", "max")
+    known = {"loss", *objective.metrics, *summary}
+    assert objective.best_metric in {f"val/{metric}" for metric in known}
+    assert all(isinstance(value, float) for value in summary.values())
+
+
+def test_perplexity_is_the_exponential_of_the_loss_and_always_a_number() -> None:
+    assert NextToken().summary(2.0)["perplexity"] == pytest.approx(math.exp(2.0))
+    assert math.isfinite(NextToken().summary(1e6)["perplexity"])
 
 
 def test_next_token_equals_a_hand_written_reference() -> None:

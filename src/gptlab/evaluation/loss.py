@@ -3,24 +3,27 @@
 Shapes are those of gptlab.model; n is the number of targets that count.
 """
 
-import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from functools import partial
+from typing import TypeVar
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
-from gptlab.model import GPT
+from gptlab.model import LanguageModel
 from gptlab.objective import Batch
-from gptlab.objective.next_token import IGNORED
+from gptlab.objective.next_token import IGNORED, perplexity
+
+M = TypeVar("M")
 
 LOGITS_AT_ONCE = 1 << 24  # 64 MB in float32; all logits of a batch of GPT-2's would be gigabytes
 
 
 @dataclass(frozen=True)
 class TextLoss:
-    """Of the targets so far: summed loss in nats, and their number."""
+    """Running loss sum (nats) and target count."""
 
     sum: float
     count: int
@@ -32,10 +35,10 @@ class TextLoss:
 
     @property
     def perplexity(self) -> float:
-        return math.exp(min(self.mean, 700.0))  # exp(710) is no float any more
+        return perplexity(self.mean)
 
 
-def running_loss(model: GPT, batches: Iterable[Batch]) -> Iterator[TextLoss]:
+def running_loss(model: LanguageModel, batches: Iterable[Batch]) -> Iterator[TextLoss]:
     """The loss so far, after each batch; the last one is the text's.
 
     Cross-entropy is taken in float32 whatever the weights are, and summed in double precision.
@@ -46,28 +49,32 @@ def running_loss(model: GPT, batches: Iterable[Batch]) -> Iterator[TextLoss]:
     """
     total, count = 0.0, 0
     for inputs, targets in batches:
-        for logits, wanted in logits_at_targets(model, inputs, targets):
-            losses = F.cross_entropy(logits, wanted, reduction="none")  # (n,)
+        for losses in at_targets(model, inputs, targets, partial(F.cross_entropy, reduction="none")):  # (n,)
             total += float(losses.cpu().double().sum())
             count += len(losses)
         yield TextLoss(total, count)
 
 
 @torch.inference_mode()
-def logits_at_targets(model: GPT, inputs: Tensor, targets: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
-    """Logits where a target counts, and the targets, row by row; so many at a time that memory stays bounded.
+def at_targets(
+    model: LanguageModel, inputs: Tensor, targets: Tensor, measure: Callable[[Tensor, Tensor], M]
+) -> list[M]:
+    """Measure the logits of targets that count, row by row, few at a time, so that memory stays bounded.
 
     Args:
         model: in evaluation mode.
-        inputs, targets: (B, T); where a target is -100, no logits are computed.
+        inputs, targets: (B, T); if a target is -100, its logits are not computed.
+        measure: logits (n, V) in float32 and targets (n,), on the model's device, to what is wanted of them.
 
-    Yields:
-        (n, V) float32, (n,), on the model's device
+    Returns:
+        What `measure` returned for each chunk.
     """
-    device = model.device
-    inputs, targets = inputs.to(device), targets.to(device)
+    inputs, targets = inputs.to(model.device), targets.to(model.device)
     counts = targets != IGNORED  # (B, T)
-    hidden, wanted = model.trunk(inputs)[counts], targets[counts]  # (n, C), (n,)
-    at_once = max(1, LOGITS_AT_ONCE // model.head.out_features)
-    for some_hidden, some_wanted in zip(hidden.split(at_once), wanted.split(at_once), strict=True):
-        yield model.head(some_hidden).float(), some_wanted
+    at_once = max(1, LOGITS_AT_ONCE // model.vocab_size)
+
+    def reduce(hidden: Tensor, head: nn.Module) -> list[M]:
+        chunks = zip(hidden[counts].split(at_once), targets[counts].split(at_once), strict=True)
+        return [measure(head(some).float(), wanted) for some, wanted in chunks]
+
+    return model(inputs, reduce=reduce)

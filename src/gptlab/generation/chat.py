@@ -1,4 +1,4 @@
-"""A text that a person and a model write in turns, with the model's keys and values kept from turn to turn."""
+"""A conversation: keys and values of all earlier turns are kept."""
 
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
@@ -6,42 +6,41 @@ from contextlib import suppress
 from gptlab.generation.decoding import Decoder
 from gptlab.generation.sampling import Sampler
 from gptlab.generation.stream import REPLACEMENT, TextStream
-from gptlab.model import GPT
+from gptlab.model import LanguageModel
 from gptlab.tokenizer import Tokenizer
 
 
 class Chat:
     """The conversation so far.
 
-    What the model has seen is what both have written, token by token: an answer that is stopped, by a stop string or by
-    a reader who has enough, ends there for the model too. A turn begins a new line where the tokenizer knows one. When
-    the conversation has filled the context, the model goes on from the last half of it.
+    The model sees exactly what was shown: an answer that is stopped, by a stop string or by the reader, ends there for
+    the model too. Each turn starts a new line if the tokenizer has one. When the conversation has filled the context,
+    the model continues from the last half of it.
     """
 
-    def __init__(self, model: GPT, tokenizer: Tokenizer) -> None:
+    def __init__(self, model: LanguageModel, tokenizer: Tokenizer) -> None:
         self._model = model
         self._tokenizer = tokenizer
         self._decoder: Decoder | None = None
 
     def reset(self) -> None:
-        """Begin anew."""
+        """Start a new conversation."""
         self._decoder = None
 
     def reply(self, prompt: str, *, max_new_tokens: int, sampler: Sampler, stops: Sequence[str]) -> Iterator[str]:
         """Let the model answer.
 
         Args:
-            prompt: what the person writes; empty lets the model go on where it is.
-            max_new_tokens: how many tokens the answer has at most.
+            prompt: what the person writes; if it is empty, the model continues its last answer.
+            max_new_tokens: the most tokens of the answer.
             sampler: logits (B, V) -> ids (B,).
             stops: the answer ends before the first of these.
 
         Yields:
-            new text at each token, often empty. Whoever stops listening stops the answer.
+            new text at each token, often empty. Closing the iterator stops the answer.
 
         Raises:
-            ValueError: at the first piece, where the tokenizer does not know a part of the prompt, or where nobody has
-                said anything yet.
+            ValueError: at the first piece, if the tokenizer lacks a part of the prompt, or if there is no text yet.
         """
         decoder = self._listen(prompt)
         before = list(decoder.contexts[0])
@@ -57,55 +56,41 @@ class Chat:
                 piece = stream.feed(token)
                 shown += piece
                 yield piece
-            piece = stream.finish().rstrip(REPLACEMENT)  # no half of a character
+            piece = stream.finish().rstrip(REPLACEMENT)  # no incomplete character
             shown += piece
             yield piece
         finally:
-            self._cut(before, answer, shown)
+            self._cut(decoder, before, answer, shown)
 
     def _listen(self, prompt: str) -> Decoder:
-        """The decoder, with the prompt behind what was said before."""
+        """The decoder, with the prompt appended to the conversation."""
         if self._decoder is None:
             ids = self._tokenizer.encode(prompt)
             if not ids and self._tokenizer.eot is not None:
-                ids = [self._tokenizer.eot]  # nothing said yet: a document begins
+                ids = [self._tokenizer.eot]  # an empty prompt begins a document
             self._decoder = Decoder(self._model, [ids])
         elif prompt:
-            self._add(self._turn(prompt))
+            try:
+                ids = self._tokenizer.encode("\n" + prompt)
+            except ValueError:  # a closed vocabulary may lack the line break alone
+                ids = self._tokenizer.encode(prompt)
+            self._decoder.extend([ids])
         return self._decoder
 
-    def _turn(self, prompt: str) -> list[int]:
-        try:
-            return self._tokenizer.encode("\n" + prompt)
-        except ValueError:  # a closed vocabulary may lack the line break alone
-            return self._tokenizer.encode(prompt)
-
-    def _cut(self, before: list[int], answer: list[int], shown: str) -> None:
-        """Take back what the model has written beyond what was shown: the end-of-text token, a stop string."""
-        assert self._decoder is not None
-        n_kept = len(answer)
+    def _cut(self, decoder: Decoder, before: list[int], answer: list[int], shown: str) -> None:
+        """Remove tokens of the answer that were not shown: the end-of-text token, a stop string."""
         start = len(self._tokenizer.decode(before))
 
         def text(n: int) -> str:
             return self._tokenizer.decode(before + answer[:n])[start:]
 
+        n_kept = len(answer)
         while n_kept > 0 and (answer[n_kept - 1] == self._tokenizer.eot or not shown.startswith(text(n_kept))):
             n_kept -= 1
         n_unshown = len(answer) - n_kept
-        if n_unshown == 0:
-            return
-        rest = shown[len(text(n_kept)) :]  # the part of a token that stands before a stop string
-        if n_unshown >= len(self._decoder.contexts[0]):  # longer than the part of the context that was kept
-            self._decoder, rest = None, shown
-        else:
-            self._decoder.retract(n_unshown)
-        with suppress(ValueError):  # a closed vocabulary may lack the part of a word
-            self._add(self._tokenizer.encode(rest))
-
-    def _add(self, ids: list[int]) -> None:
-        if not ids:
-            return
-        if self._decoder is None:
-            self._decoder = Decoder(self._model, [ids])
-        else:
-            self._decoder.extend([ids])
+        if n_unshown >= len(decoder.contexts[0]):  # the context holds nothing that was shown
+            self.reset()
+        elif n_unshown > 0:
+            decoder.retract(n_unshown)
+            with suppress(ValueError):  # a closed vocabulary may lack the part of a word
+                decoder.extend([self._tokenizer.encode(shown[len(text(n_kept)) :])])  # before a stop string

@@ -1,13 +1,13 @@
-"""Linear layers for decoding on a CPU, where a token costs one pass over all weights and memory sets the pace.
+"""Linear layers for decoding on a CPU: each token reads all weights once, so memory bandwidth is the limit.
 
 A step of decoding multiplies every matrix with one vector a sequence. BLAS libraries are made for large products: on
-two x86 cores, `F.linear` reads the weights of such a step at a third of the speed that memory has. The two layers below
-hold the same weights in another order, in which they are read faster:
+two x86 cores, `F.linear` reads the weights of such a step at a third of the memory's bandwidth. The two layers below
+hold the same weights in another order, which is read faster:
 
     StreamedLinear  for one sequence
     PackedLinear    for several
 
-They are for inference alone: neither has a gradient, a name in a state dict, or a way back.
+They are for inference alone: they have no gradient and no names in a state dict, and cannot be turned back.
 """
 
 import math
@@ -18,17 +18,20 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from gptlab.model import GPT
+from gptlab.model import LanguageModel
+from gptlab.private import mkldnn_has_bfloat16, mkldnn_linear, mkldnn_packed
 
 SUM = 0  # torch.embedding_bag's number for mode="sum"
+PAGE = 2 << 20  # bytes
 BLOCK = 128  # outputs that StreamedLinear sums at a time: 64 to 256 are equally fast
 
 
-def pack(model: GPT, *, n_rows: int) -> None:
-    """Put layers for decoding in the place of the model's linear ones, where they help; dropout and gradients go.
+def pack(model: LanguageModel, *, n_rows: int) -> None:
+    """Replace the linear layers of gptlab's own modules by layers for decoding, if they help; dropout goes.
 
-    One layer is exchanged after the other, so memory holds no second copy of the weights (but of a tied head's, which
-    are the token embedding's too).
+    The modules of others stay as they are: they may read the weights of their linear layers themselves. One layer is
+    replaced after the other, so memory holds no second copy of the weights (except of a tied head's, which are the
+    token embedding's too).
 
     Args:
         model: changed in place.
@@ -37,59 +40,35 @@ def pack(model: GPT, *, n_rows: int) -> None:
     if not can_pack(model, n_rows=n_rows):
         return
     model.requires_grad_(False)
-    room = sum(StreamedLinear.n_bytes(layer) for layer in model.modules() if type(layer) is nn.Linear)
-    memory = Memory(room if n_rows == 1 else 0)
-    for module in [module for module in model.modules() if type(module) is not nn.Linear]:  # a list would keep these
-        for name in [name for name, _ in module.named_children()]:
-            _exchange(module, name, memory, n_rows=n_rows)
+    for module in [module for module in model.modules() if type(module).__module__.startswith("gptlab.")]:
+        for name in [name for name, layer in module.named_children() if type(layer) in (nn.Linear, nn.Dropout)]:
+            setattr(module, name, _replacement(getattr(module, name), n_rows=n_rows))
 
 
-def can_pack(model: GPT, *, n_rows: int) -> bool:
-    """Whether the layers below help: on an x86 CPU. The libraries of GPUs, and Arm's, know products with a vector."""
+def can_pack(model: LanguageModel, *, n_rows: int) -> bool:
+    """Whether the layers below help: on x86 CPUs. Libraries of GPUs and of Arm have fast products with a vector."""
     if model.device.type != "cpu" or not torch.backends.cpu.get_cpu_capability().startswith("AVX"):
         return False
     if n_rows == 1:
         return True
-    in_bfloat16 = model.trunk.token_embedding.weight.dtype == torch.bfloat16
-    return torch.backends.mkldnn.is_available() and (
-        not in_bfloat16 or torch.ops.mkldnn._is_mkldnn_bf16_supported()  # older processors lack the instructions
-    )
+    return torch.backends.mkldnn.is_available() and (model.dtype != torch.bfloat16 or mkldnn_has_bfloat16())
 
 
-def _exchange(module: nn.Module, name: str, memory: "Memory", *, n_rows: int) -> None:
-    layer = getattr(module, name)
-    if type(layer) is nn.Dropout:
-        setattr(module, name, nn.Identity())
-    elif type(layer) is nn.Linear:
-        packed = StreamedLinear(layer, memory) if n_rows == 1 else PackedLinear(layer, n_rows=n_rows)
-        setattr(module, name, packed)
+def _replacement(layer: nn.Module, *, n_rows: int) -> nn.Module:
+    if not isinstance(layer, nn.Linear):
+        return nn.Identity()
+    return StreamedLinear(layer) if n_rows == 1 else PackedLinear(layer, n_rows=n_rows)
 
 
-class Memory:
-    """Room for tensors in pages of 2 MB, where the system has them: weights in 4 kB pages are read a fifth slower."""
-
-    def __init__(self, n_bytes: int) -> None:
-        self._n_used = 0
-        self._room: Tensor | None = None
-        if n_bytes > 0 and hasattr(mmap, "MADV_HUGEPAGE"):  # Linux
-            room = mmap.mmap(-1, n_bytes, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
-            with suppress(OSError):  # a wish: the kernel may have been built without
-                room.madvise(mmap.MADV_HUGEPAGE)
-            self._room = torch.frombuffer(room, dtype=torch.uint8)
-
-    def zeros(self, *shape: int, dtype: torch.dtype) -> Tensor:
-        """The next tensor, which holds zeros."""
-        if self._room is None:
-            return torch.zeros(*shape, dtype=dtype)
-        n_bytes = math.prod(shape) * dtype.itemsize
-        tensor = self._room[self._n_used : self._n_used + n_bytes].view(dtype).view(shape)
-        self._n_used += _rounded(n_bytes)
-        return tensor
-
-
-def _rounded(n_bytes: int) -> int:
-    """Up to whole cache lines."""
-    return -(-n_bytes // 64) * 64
+def _zeros(*shape: int, dtype: torch.dtype) -> Tensor:
+    """Zeros in pages of 2 MB if the system has them: weights in 4 kB pages are read a fifth slower."""
+    if not hasattr(mmap, "MADV_HUGEPAGE"):  # not Linux
+        return torch.zeros(*shape, dtype=dtype)
+    n_bytes = -(-math.prod(shape) * dtype.itemsize // PAGE) * PAGE  # whole pages
+    room = mmap.mmap(-1, n_bytes, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+    with suppress(OSError):  # the kernel may have been built without them
+        room.madvise(mmap.MADV_HUGEPAGE)
+    return torch.frombuffer(room, dtype=dtype, count=math.prod(shape)).view(shape)
 
 
 class StreamedLinear(nn.Module):
@@ -104,21 +83,18 @@ class StreamedLinear(nn.Module):
     Several x at once go through one matrix product a block.
     """
 
-    def __init__(self, linear: nn.Linear, memory: Memory) -> None:
+    def __init__(self, linear: nn.Linear) -> None:
         super().__init__()
         self.in_features, self.out_features = linear.in_features, linear.out_features
         n_blocks, n_rows = -(-self.out_features // BLOCK), self.in_features + 1
-        self.table = memory.zeros(n_blocks, n_rows, BLOCK, dtype=linear.weight.dtype)  # (N, in + 1, BLOCK)
-        _fill(self.table, linear.weight.detach(), linear.bias)
+        self.table = _zeros(n_blocks, n_rows, BLOCK, dtype=linear.weight.dtype)  # (N, in + 1, BLOCK)
+        for block, weight in zip(self.table, linear.weight.detach().split(BLOCK), strict=True):
+            block[:-1, : len(weight)] = weight.T  # surplus outputs of the last block stay zero
+        if linear.bias is not None:
+            self.table[:, -1] = F.pad(linear.bias.detach(), (0, -self.out_features % BLOCK)).view(-1, BLOCK)
         self._rows = torch.arange(n_blocks * n_rows, dtype=torch.int32)
         self._starts = torch.arange(n_blocks + 1, dtype=torch.int32) * n_rows  # of blocks, and the end of the last
-        self._inputs = self.table.new_ones(n_blocks, n_rows)  # x for each block, and behind it the bias's 1
-
-    @staticmethod
-    def n_bytes(linear: nn.Linear) -> int:
-        """How much room the table takes."""
-        n_out = -(-linear.out_features // BLOCK) * BLOCK
-        return _rounded(n_out * (linear.in_features + 1) * linear.weight.element_size())
+        self._inputs = self.table.new_ones(n_blocks, n_rows)  # x for each block, then the bias's 1
 
     def forward(self, x: Tensor) -> Tensor:
         """(..., in) -> (..., out)"""
@@ -128,7 +104,7 @@ class StreamedLinear(nn.Module):
 
     def _of_one(self, x: Tensor) -> Tensor:
         """(..., in), one of them -> (N, BLOCK)"""
-        self._inputs.narrow(1, 0, self.in_features).copy_(x.reshape(-1))  # one op, where a step has hundreds
+        self._inputs.narrow(1, 0, self.in_features).copy_(x.reshape(-1))  # one operation; a step has hundreds
         return torch.embedding_bag(
             self.table.view(-1, BLOCK),
             self._rows,
@@ -145,29 +121,14 @@ class StreamedLinear(nn.Module):
         return torch.baddbmm(bias, vectors, weight).transpose(0, 1).contiguous()
 
 
-def _fill(table: Tensor, weight: Tensor, bias: Tensor | None) -> None:
-    """Put (out, in) and (out,) into (N, in + 1, BLOCK); what the last block has too many stays zero."""
-    n_out, n_in = weight.shape
-    n_whole = n_out // BLOCK
-    table[:n_whole, :-1] = weight[: n_whole * BLOCK].view(n_whole, BLOCK, n_in).transpose(1, 2)
-    if n_out % BLOCK:
-        table[n_whole, :-1, : n_out % BLOCK] = weight[n_whole * BLOCK :].T
-    if bias is not None:
-        table[:, -1] = F.pad(bias.detach(), (0, -n_out % BLOCK)).view(-1, BLOCK)
-
-
 class PackedLinear(nn.Module):
-    """`nn.Linear` with its weights in the order that oneDNN reads, sorted once instead of at each product.
-
-    torch has the two operations for its own compiler, which uses them where it freezes a model.
-    """
+    """`nn.Linear` with its weights in the order that oneDNN reads, sorted once instead of at each product."""
 
     def __init__(self, linear: nn.Linear, *, n_rows: int) -> None:
         super().__init__()
-        self.in_features, self.out_features = linear.in_features, linear.out_features
         self.bias = None if linear.bias is None else linear.bias.detach()
-        self.weight = torch.ops.mkldnn._reorder_linear_weight(linear.weight.detach(), n_rows)
+        self.weight = mkldnn_packed(linear.weight.detach(), n_rows)
 
     def forward(self, x: Tensor) -> Tensor:
         """(..., in) -> (..., out)"""
-        return torch.ops.mkldnn._linear_pointwise(x, self.weight, self.bias, "none", [], "")
+        return mkldnn_linear(x, self.weight, self.bias)

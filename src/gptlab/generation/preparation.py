@@ -1,17 +1,23 @@
-"""Make a model ready to generate: where it computes, in what numbers, and in what order its weights lie."""
+"""Prepare a model to generate: its device, its precision, and the order of its weights in memory."""
 
 import torch
 
 from gptlab.generation.decoding import Decoder
 from gptlab.generation.packing import pack
 from gptlab.generation.sampling import greedy
-from gptlab.model import GPT
+from gptlab.model import LanguageModel
 
 PRECISIONS = {"32": torch.float32, "bf16": torch.bfloat16}
 
 
-def make_ready(model: GPT, *, device: str, precision: str, n_rows: int, compile: bool) -> None:
-    """Change the model in place for decoding; it cannot be trained or saved any more.
+def check_precision(precision: int | str) -> None:
+    """Raise ValueError if weights cannot be kept in it."""
+    if str(precision) not in PRECISIONS:
+        raise ValueError(f"precision={precision} must be {' or '.join(PRECISIONS)}")
+
+
+def prepare_for_inference(model: LanguageModel, *, device: str, precision: str, n_rows: int, compile: bool) -> None:
+    """Change the model in place for decoding; afterwards it can be neither trained nor saved.
 
     Args:
         model: in evaluation mode.
@@ -19,22 +25,24 @@ def make_ready(model: GPT, *, device: str, precision: str, n_rows: int, compile:
         precision: 32 or bf16, of weights and activations.
         n_rows: how many sequences are decoded at once.
         compile: whether torch's compiler fuses the step of one token, which takes it some time here and now; prompts
-            come in too many shapes for that.
+            have too many shapes for that.
 
     Raises:
-        ValueError: where torch's compiler does not work on this machine.
+        ValueError: if torch's compiler does not work on this machine, or if the model has no such step.
     """
     model.to(device, PRECISIONS[precision])
     model.requires_grad_(False)
     if not compile:
         pack(model, n_rows=n_rows)
         return
+    if model.new_cache() is None:
+        raise ValueError("compile=true: this model has no KV cache, so no step of one token; use compile=false")
     batches, options = [[[0, 0]] * n_rows], None
     if n_rows == 1:
         pack(model, n_rows=1)
     else:
         batches.append([[0], *[[0, 0]] * (n_rows - 1)])  # with padding
-        if model.device.type == "cpu":  # the compiler packs weights by itself where it may take them for constants
+        if model.device.type == "cpu":  # the compiler packs weights by itself if it may take them for constants
             options = {"freezing": True}
     try:
         model.trunk.compile(dynamic=True, options=options)

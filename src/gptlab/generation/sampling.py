@@ -1,4 +1,4 @@
-"""Pure functions on logits (B, V): what makes one next token out of a distribution over V."""
+"""Pure functions on logits (B, V) that pick the next token."""
 
 import math
 from collections.abc import Callable
@@ -36,16 +36,12 @@ def greedy(logits: Tensor) -> Tensor:
 
 
 def make_sampler(
-    *,
-    temperature: float,
-    top_k: int | None,
-    top_p: float | None,
-    generator: torch.Generator | None,
+    *, temperature: float, top_k: int | None, top_p: float | None, generator: torch.Generator | None
 ) -> Sampler:
-    """Compose the choices into one function.
+    """A sampler of these settings.
 
     Args:
-        temperature: divides the logits; 0 means greedy, and so does what float32 cannot tell from it.
+        temperature: divides the logits; 0 means greedy, and so does a value that float32 rounds to 0.
         top_k: sample among so many tokens only; None for all.
         top_p: sample within this share of the probability only; None for all.
         generator: source of randomness; None for torch's own.

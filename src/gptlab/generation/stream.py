@@ -1,14 +1,17 @@
-"""Text from tokens as they come, never half a character, never half a stop string."""
+"""Text from tokens as they come, without incomplete characters or parts of stop strings."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
+from gptlab.generation.decoding import generate
+from gptlab.generation.sampling import Sampler
+from gptlab.model import LanguageModel
 from gptlab.tokenizer import Tokenizer
 
 REPLACEMENT = "\ufffd"  # what decoding writes for bytes that are no character (yet)
 
 
 class TextStream:
-    """Feed ids one by one, get the text that has become certain; together the pieces are the decoded whole.
+    """Takes ids one by one and returns the text that has become certain; the pieces add up to the decoded whole.
 
     Args:
         tokenizer: decodes.
@@ -21,22 +24,22 @@ class TextStream:
         self._stop = [text for text in stop if text]
         self._before = list(after)  # ids whose text is out already
         self._pending: list[int] = []  # ids whose text is not certain yet
-        self._held = ""  # certain text that may turn out to begin a stop string
+        self._held = ""  # certain text that may be the start of a stop string
         self.stopped = False
 
     def feed(self, token: int) -> str:
-        """The text that this token makes certain, often empty in the middle of a character."""
+        """The text that this token makes certain; empty in the middle of a character."""
         if self.stopped:
             return ""
         self._pending.append(token)
         text = self._new_text()
-        if text.endswith(REPLACEMENT):  # perhaps the first bytes of a character: wait for the rest
+        if text.endswith(REPLACEMENT):  # perhaps an incomplete character: wait for its other bytes
             return ""
         self._before, self._pending = self._pending, []
         return self._release(text)
 
     def finish(self) -> str:
-        """What was held back, once no more tokens come."""
+        """What was held back; call it after the last token."""
         if self.stopped:
             return ""
         text = self._release(self._new_text() if self._pending else "")
@@ -48,20 +51,49 @@ class TextStream:
         return self._tokenizer.decode(self._before + self._pending)[len(before) :]
 
     def _release(self, text: str) -> str:
-        """Cut at a stop string; hold back an end that may be the beginning of one."""
+        """Cut at a stop string; hold back an end that may be the start of one."""
         text = self._held + text
         found = [position for stop in self._stop if (position := text.find(stop)) >= 0]
         if found:
             self.stopped, self._held = True, ""
             return text[: min(found)]
-        held = max((_overlap(text, stop) for stop in self._stop), default=0)
+        starts = {stop[:n] for stop in self._stop for n in range(1, len(stop))}
+        held = max((len(start) for start in starts if text.endswith(start)), default=0)
         self._held = text[len(text) - held :]
         return text[: len(text) - held]
 
 
-def _overlap(text: str, stop: str) -> int:
-    """Length of the longest end of `text` that is a beginning of `stop`."""
-    return next(
-        (n for n in range(min(len(text), len(stop) - 1), 0, -1) if text.endswith(stop[:n])),
-        0,
-    )
+def continue_texts(
+    model: LanguageModel,
+    tokenizer: Tokenizer,
+    prompts: Sequence[Sequence[int]],
+    *,
+    max_new_tokens: int,
+    sampler: Sampler,
+    stops: Sequence[str],
+) -> Iterator[tuple[int, str]]:
+    """Continue each prompt until its end-of-text token, a stop string, or the limit.
+
+    Args:
+        model: in evaluation mode.
+        tokenizer: of the prompts' ids.
+        prompts: B sequences of ids, of any lengths from 1.
+        max_new_tokens: how many tokens at most.
+        sampler: logits (B, V) -> ids (B,).
+        stops: a text ends before the first of these.
+
+    Yields:
+        (row, new text) as it becomes certain, often empty; the pieces of a row add up to its continuation.
+    """
+    streams = [TextStream(tokenizer, after=prompt, stop=stops) for prompt in prompts]
+    unfinished = set(range(len(prompts)))
+    for tokens in generate(model, prompts, max_new_tokens=max_new_tokens, sampler=sampler):
+        for row in sorted(unfinished):
+            at_end = tokens[row] == tokenizer.eot
+            yield row, streams[row].finish() if at_end else streams[row].feed(tokens[row])
+            if at_end or streams[row].stopped:
+                unfinished.discard(row)
+        if not unfinished:
+            return
+    for row in sorted(unfinished):
+        yield row, streams[row].finish()

@@ -1,4 +1,4 @@
-"""The GPT, from token ids to logits. Read in this order: gpt, block, attention/plain, attention/fused, cache."""
+"""The GPT, from token ids to logits. Read in this order: base, gpt, block, attention/plain, attention/fused, cache."""
 
 from gptlab.model.base import LanguageModel
 from gptlab.model.cache import KVCache

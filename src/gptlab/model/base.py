@@ -5,6 +5,7 @@ your own subclasses it, sets `trunk`, `head`, `context_length` and `vocab_size`,
 Abilities that a model may lack have a default here: a KV cache, attention weights to show, learned positions to cut.
 """
 
+import inspect
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -44,6 +45,7 @@ class LanguageModel(nn.Module):
         vocab_size: V.
         causal: whether a position sees only itself and earlier ones. The loss of a model that is not causal is no
             language model's: each position sees the token that it is asked for.
+        fixed_by_weights: constructor arguments that the weights decide: a run that starts from weights takes them over.
     """
 
     trunk: nn.Module
@@ -51,9 +53,7 @@ class LanguageModel(nn.Module):
     context_length: int
     vocab_size: int
     causal: bool = True
-
     fixed_by_weights: tuple[str, ...] = ()
-    """Constructor arguments that a model's weights decide: a run that starts from weights takes them from there."""
 
     def forward(
         self,
@@ -128,12 +128,30 @@ class LanguageModel(nn.Module):
         return Captured(hidden=self.trunk(tokens), attention=None)  # (1, T, C)
 
 
+def check_model(model: object) -> None:
+    """Raise ValueError, in one sentence, if an object does not keep the contract of `LanguageModel`."""
+    kind = type(model).__name__
+    if not isinstance(model, LanguageModel):
+        raise ValueError(f"{kind} is no language model: it must subclass gptlab.model.LanguageModel")
+    for name, wanted in {"trunk": nn.Module, "head": nn.Module, "context_length": int, "vocab_size": int}.items():
+        if not isinstance(getattr(model, name, None), wanted):
+            raise ValueError(f"{kind} must set self.{name}, of the type {wanted.__name__}")
+    if next(model.parameters(), None) is None:
+        raise ValueError(f"{kind} has no parameters: there is nothing to train")
+    check_keywords(model, "tokens", "cache", "documents", "reduce")
+
+
+def check_keywords(module: nn.Module, *names: str) -> None:
+    """Raise ValueError if the forward of a module lacks an argument of its contract."""
+    parameters = inspect.signature(module.forward).parameters
+    missing = [name for name in names if name not in parameters]
+    if missing and not any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values()):
+        raise ValueError(f"{type(module).__name__}.forward must take the argument {missing[0]}")
+
+
 def tied_parameters(model: nn.Module) -> dict[str, str]:
     """Names that share their tensor with an earlier name: {"head.weight": "trunk.token_embedding.weight"}."""
-    first_names: dict[int, str] = {}
-    tied = {}
-    for name, parameter in model.named_parameters(remove_duplicate=False):
-        first = first_names.setdefault(id(parameter), name)
-        if first != name:
-            tied[name] = first
-    return tied
+    first: dict[int, str] = {}
+    parameters = model.named_parameters(remove_duplicate=False)
+    names = [(name, first.setdefault(id(parameter), name)) for name, parameter in parameters]
+    return {name: earlier for name, earlier in names if name != earlier}

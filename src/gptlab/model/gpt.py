@@ -1,4 +1,4 @@
-"""GPT-2 (Radford et al. 2019): a decoder-only transformer with learned positions and pre-LN blocks.
+"""GPT-2 (Radford et al. 2019): a decoder-only transformer of pre-LN blocks, composed of parts that can be exchanged.
 
 Shapes, here and in every file of this folder:
     B  sequences in the batch       C  d_model, the width of the residual stream
@@ -7,14 +7,18 @@ Shapes, here and in every file of this folder:
 """
 
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from gptlab.model.attention.base import check_attention, within_documents
 from gptlab.model.base import Captured, LanguageModel
 from gptlab.model.block import Block
 from gptlab.model.cache import KVCache
 from gptlab.model.recording import capture
+
+Factory = Callable[..., nn.Module]
 
 
 class Trunk(nn.Module):
@@ -23,50 +27,45 @@ class Trunk(nn.Module):
     def __init__(
         self,
         *,
-        vocab_size: int,
         context_length: int,
-        n_layers: int,
-        d_model: int,
+        token_embedding: nn.Embedding,
+        position_embedding: Any,
         dropout: float,
-        block: Callable[[], Block],
+        blocks: list[Block],
+        norm: nn.Module,
     ) -> None:
         super().__init__()
         self.context_length = context_length
-        self.token_embedding = nn.Embedding(vocab_size, d_model)
-        self.position_embedding = nn.Embedding(context_length, d_model)
+        self.token_embedding = token_embedding
+        self.position_embedding = position_embedding
         self.dropout = nn.Dropout(dropout)
-        self.blocks = nn.ModuleList([block() for _ in range(n_layers)])
-        self.norm = nn.LayerNorm(d_model)
+        self.blocks = nn.ModuleList(blocks)
+        self.norm = norm
 
-    def forward(self, tokens: Tensor, *, cache: KVCache | None = None) -> Tensor:
-        """Hidden states of each token.
-
-        Args:
-            tokens: ids, (B, T); with a cache, only those that follow what it holds already.
-            cache: keys and values of the tokens before; it advances by T.
-
-        Returns:
-            (B, T, C)
+    def forward(self, tokens: Tensor, *, cache: KVCache | None = None, documents: Tensor | None = None) -> Tensor:
+        """Hidden states of each token, (B, T, C); the arguments are those of `LanguageModel.forward`.
 
         Raises:
-            ValueError: where past and new tokens together exceed the context.
+            ValueError: if past and new tokens together exceed the context, or on documents together with a cache.
         """
         n_new = tokens.shape[1]
         n_past = 0 if cache is None else cache.length
         if n_past + n_new > self.context_length:
             raise ValueError(f"{n_past + n_new} tokens do not fit into context_length={self.context_length}")
+        if cache is not None and documents is not None:
+            raise ValueError("each row of a cache is one document: use a cache or documents, not both")
 
-        if cache is None:
-            positions, mask = torch.arange(n_new, device=tokens.device), None  # (T,)
-        else:
-            positions, mask = cache.positions(n_new, tokens.device), cache.mask(n_new)
+        mask, positions = None, torch.arange(n_new, device=tokens.device)  # (T,)
+        if documents is not None:
+            mask, positions = within_documents(documents)
+        elif cache is not None:
+            mask, positions = cache.mask(n_new), cache.positions(n_new, tokens.device)
 
-        x = self.token_embedding(tokens) + self.position_embedding(positions)  # (B, T, C)
-        x = self.dropout(x)
+        x = self.dropout(self.token_embedding(tokens) + self.position_embedding(positions))  # (B, T, C)
         for index, block in enumerate(self.blocks):
-            x = block(x, mask=mask, cache=None if cache is None else cache.layers[index])
+            x = block(x, mask=mask, positions=positions, cache=None if cache is None else cache.layers[index])
         if cache is not None:
-            cache.advance(n_new)
+            cache.length += n_new
         return self.norm(x)
 
 
@@ -75,21 +74,23 @@ class GPT(LanguageModel):
 
     Args:
         vocab_size: V.
-        context_length: the longest sequence, in tokens; there is one learned position for each.
-        n_layers, n_heads, d_model: depth, heads a layer, width.
+        context_length: the longest sequence, in tokens.
+        n_layers, n_heads, d_model: depth, heads a layer, width. Without layers it is a bigram model.
         dropout: probability, after the embeddings, in attention and on both residual branches.
         qkv_bias: whether the projections to queries, keys and values have a bias (GPT-2's have).
         tie_head: whether the head shares the token embedding's weights (Press and Wolf 2017, arXiv:1608.05859).
         attention: makes one layer's attention from `(d_model, n_heads, context_length, dropout, qkv_bias)`.
+        norm, feed_forward: make one layer's from `(d_model)`.
+        positions: makes what is added to token vectors from `(d_model, context_length)`.
         init: gives the model its first weights.
 
     Raises:
-        ValueError: on sizes that do not fit together.
+        ValueError: on sizes that do not fit together, or on an attention that does not keep its contract.
     """
 
     trunk: Trunk
     head: nn.Linear
-    fixed_by_weights = ("n_layers", "n_heads", "d_model", "qkv_bias", "tie_head")
+    fixed_by_weights = ("n_layers", "n_heads", "d_model", "qkv_bias", "tie_head", "norm", "feed_forward", "positions")
 
     def __init__(
         self,
@@ -102,43 +103,45 @@ class GPT(LanguageModel):
         dropout: float,
         qkv_bias: bool,
         tie_head: bool,
-        attention: Callable[..., nn.Module],
+        attention: Factory,
+        norm: Factory,
+        feed_forward: Factory,
+        positions: Factory,
         init: Callable[[nn.Module], None],
     ) -> None:
         super().__init__()
-        for name, size in {
-            "vocab_size": vocab_size,
-            "context_length": context_length,
-            "n_layers": n_layers,
-            "n_heads": n_heads,
-            "d_model": d_model,
-        }.items():
-            if size < 1:
-                raise ValueError(f"{name}={size} must be at least 1")
+        sizes = {"vocab_size": vocab_size, "context_length": context_length, "n_heads": n_heads, "d_model": d_model}
+        for name, size, least in [*((name, size, 1) for name, size in sizes.items()), ("n_layers", n_layers, 0)]:
+            if size < least:
+                raise ValueError(f"{name}={size} must be at least {least}")
         if d_model % n_heads != 0:
             raise ValueError(f"d_model={d_model} is not divisible by n_heads={n_heads}")
         if not 0 <= dropout < 1:
             raise ValueError(f"dropout={dropout} must lie in [0, 1)")
 
         def block() -> Block:
-            layer_attention = attention(
-                d_model=d_model,
-                n_heads=n_heads,
-                context_length=context_length,
-                dropout=dropout,
-                qkv_bias=qkv_bias,
+            mixing = attention(
+                d_model=d_model, n_heads=n_heads, context_length=context_length, dropout=dropout, qkv_bias=qkv_bias
             )
-            return Block(d_model=d_model, dropout=dropout, attention=layer_attention)
+            check_attention(mixing)
+            return Block(
+                norm1=norm(d_model=d_model),
+                attention=mixing,
+                norm2=norm(d_model=d_model),
+                feed_forward=feed_forward(d_model=d_model),
+                dropout=dropout,
+            )
 
         self.context_length, self.vocab_size, self.n_heads = context_length, vocab_size, n_heads
         self.trunk = Trunk(
-            vocab_size=vocab_size,
             context_length=context_length,
-            n_layers=n_layers,
-            d_model=d_model,
+            token_embedding=nn.Embedding(vocab_size, d_model),
+            position_embedding=positions(d_model=d_model, context_length=context_length),
             dropout=dropout,
-            block=block,
+            blocks=[block() for _ in range(n_layers)],
+            norm=norm(d_model=d_model),
         )
+        self.causal = all(attention.causal for attention in self._attentions)
         self.head = nn.Linear(d_model, vocab_size, bias=False)
         if tie_head:
             self.head.weight = self.trunk.token_embedding.weight
@@ -158,34 +161,27 @@ class GPT(LanguageModel):
         return {
             "n_layers": len(self.trunk.blocks),
             "n_heads": self.n_heads,
-            "d_model": self.head.in_features,
+            "d_model": self.trunk.token_embedding.embedding_dim,
             **super().sizes,
             "head": "tied to the token embedding" if self.is_tied else "of its own",
         }
 
     def new_cache(
         self, padding: Tensor | None = None, *, capacity: int | None = None, dtype: torch.dtype | None = None
-    ) -> KVCache:
-        """An empty cache for one batch.
+    ) -> KVCache | None:
+        attentions = self._attentions
+        if not (attentions and self.causal and all(attention.uses_cache for attention in attentions)):
+            return None
+        capacity = self.context_length if capacity is None else capacity
+        return KVCache(n_layers=len(attentions), capacity=capacity, padding=padding, dtype=dtype)
 
-        Args:
-            padding: filler tokens on the left of each prompt, (B,); None where there are none.
-            capacity: tokens that it has room for; None for the whole context.
-            dtype: what keys and values are kept in; None for what they come in.
-        """
-        return KVCache(
-            n_layers=len(self.trunk.blocks),
-            capacity=self.context_length if capacity is None else capacity,
-            padding=padding,
-            dtype=dtype,
-        )
+    @property
+    def _attentions(self) -> list[Any]:
+        return [block.attention for block in self.trunk.blocks]
 
     def shorten(self, context_length: int) -> None:
-        """Reduce the context in place: learned positions beyond it are cut off."""
-        positions = self.trunk.position_embedding.weight[:context_length].detach().clone()
-        self.trunk.position_embedding = nn.Embedding.from_pretrained(positions, freeze=False)
+        self.trunk.position_embedding.shorten(context_length)
         self.context_length = self.trunk.context_length = context_length
 
-    @torch.no_grad()
     def capture(self, tokens: Tensor) -> Captured:
         return capture(self, tokens)

@@ -1,4 +1,4 @@
-"""First weights, one function a way."""
+"""First weights, one function a variant."""
 
 import math
 
@@ -6,9 +6,9 @@ from torch import nn
 
 
 def gpt2(model: nn.Module) -> None:
-    """GPT-2's: normal(0, 0.02), biases zero; what adds to the residual stream is scaled down.
+    """GPT-2's: normal(0, 0.02), biases zero; the last projection of each residual branch is scaled down.
 
-    Each block has two branches that add their variance to the stream, so the last projection of a branch starts smaller
+    Each block has two branches that add their variance to the residual stream, so their last projections start smaller
     by sqrt(2 n_layers) (Radford et al. 2019, section 2.3).
     """
     for module in model.modules():
@@ -28,8 +28,8 @@ def gpt2(model: nn.Module) -> None:
 def textbook(model: nn.Module) -> None:
     """Torch's defaults, which Build a Large Language Model (From Scratch) trains from.
 
-    Embeddings are normal(0, 1): tokens are told apart from the first step, and a short text is learnt by heart within
-    some dozens of steps, which takes normal(0, 0.02) hundreds. Linear layers are uniform within 1 / sqrt(fan in).
+    Embeddings are normal(0, 1): tokens differ from the first step, and a short text is memorized within dozens of
+    steps; normal(0, 0.02) takes hundreds. Linear layers are uniform within 1 / sqrt(fan in).
     """
     for module in model.modules():
         if isinstance(module, nn.Embedding):

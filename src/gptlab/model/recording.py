@@ -1,4 +1,4 @@
-"""Attention's weights, of any model whose attention does what the plain variant does."""
+"""Attention weights and hidden states of a model, layer by layer."""
 
 import copy
 from typing import Any
@@ -8,39 +8,35 @@ from torch import Tensor, nn
 
 from gptlab.model.attention.plain import PlainAttention
 from gptlab.model.base import Captured
-from gptlab.model.block import Block
-from gptlab.model.cache import LayerCache
 
 
 class RecordingAttention(PlainAttention):
-    """The plain variant, with the very projections of another attention, which keeps the weights of its last call.
+    """The plain variant with the projections of another attention; keeps the attention weights of its last call.
 
-    A fused kernel never holds the weights; the plain arithmetic does, on the same parameters. What goes on to the next
-    layer is the other's own output, so that the model predicts exactly what it always does.
+    A fused kernel never holds the weights; the plain arithmetic does, on the same parameters. The output is that of the
+    other attention, so that the model's predictions stay the same.
 
     Args:
         attention: whose projections are used.
 
     Raises:
-        ValueError: where it is not a `PlainAttention`; in `forward`, where its output is not what the weights make.
+        ValueError: in `forward`, if its output is not what the weights make.
     """
 
-    def __init__(self, attention: nn.Module) -> None:
-        if not isinstance(attention, PlainAttention):
-            raise ValueError(f"{type(attention).__name__} has no attention weights that PlainAttention could show")
-        nn.Module.__init__(self)  # the projections are there already
+    def __init__(self, attention: PlainAttention) -> None:
+        nn.Module.__init__(self)  # the projections exist already
         self.n_heads, self.head_dim, self.dropout = attention.n_heads, attention.head_dim, attention.dropout
         self.qkv, self.out = attention.qkv, attention.out
         self.recorded = torch.empty(0)  # (B, H, T, T)
         self._attention = attention
 
-    def forward(self, x: Tensor, *, mask: Tensor | None = None, cache: LayerCache | None = None) -> Tensor:
-        plain = super().forward(x, mask=mask)
-        own = self._attention(x, mask=mask)
-        tolerance = torch.finfo(own.dtype).eps ** 0.5  # of the whole: kernels round differently
+    def forward(self, x: Tensor, **context: Any) -> Tensor:
+        plain = super().forward(x, **context)
+        own = self._attention(x, **context)
+        tolerance = torch.finfo(own.dtype).eps ** 0.5  # relative to the norm: kernels round differently
         if (own - plain).float().norm() > tolerance * own.float().norm():
             kind = type(self._attention).__name__
-            raise ValueError(f"{kind} mixes tokens in another way than PlainAttention: its weights cannot be shown")
+            raise ValueError(f"{kind} computes something other than PlainAttention: its weights cannot be shown")
         return own
 
     def weights(self, queries: Tensor, keys: Tensor, mask: Tensor | None) -> Tensor:
@@ -48,42 +44,27 @@ class RecordingAttention(PlainAttention):
         return self.recorded
 
 
-def recording_twin(model: Any) -> Any:
-    """The same model, sharing every parameter, in evaluation mode, with attention that keeps its weights.
-
-    The model itself is left as it is, so that a run can be looked into while it trains.
-
-    Raises:
-        ValueError: where an attention is not a `PlainAttention`.
-    """
-    twin = copy.deepcopy(model, memo={id(parameter): parameter for parameter in model.parameters()})
-    for block in twin.trunk.blocks:
-        assert isinstance(block, Block)
-        block.attention = RecordingAttention(block.attention)
-    return twin.eval()
-
-
-def recorded_attention(twin: nn.Module) -> Tensor:
-    """What the layers of a recording twin kept of its last call on one sequence: (L, H, T, T), float32, on the CPU."""
-    recorded = [part.recorded for part in twin.modules() if isinstance(part, RecordingAttention)]  # each (1, H, T, T)
-    return torch.cat(recorded).float().cpu()
-
-
 @torch.no_grad()
 def capture(model: Any, tokens: Tensor) -> Captured:
-    """What a model with blocks computes on its way: the residual stream after each block, and attention's weights.
+    """What a GPT computes on its way: the residual stream after each block, and attention weights if all have some.
+
+    It runs on a copy in evaluation mode that shares every parameter, so a run can be inspected while it trains.
 
     Args:
-        model: with `trunk.blocks` and `trunk.norm`; it is not changed.
+        model: it is not changed.
         tokens: (1, T)
 
     Raises:
-        ValueError: if an attention has no weights that can be shown.
+        ValueError: if an attention claims the arithmetic of `PlainAttention` and computes something else.
     """
-    twin = recording_twin(model)
+    twin = copy.deepcopy(model, memo={id(parameter): parameter for parameter in model.parameters()})
     streams: list[Tensor] = []
     for block in twin.trunk.blocks:
+        if isinstance(block.attention, PlainAttention) and block.attention.family == PlainAttention.family:
+            block.attention = RecordingAttention(block.attention)
         block.register_forward_pre_hook(lambda _, inputs: streams.append(inputs[0]))
-    final = twin.trunk(tokens)  # (1, T, C), normed
+    final = twin.eval().trunk(tokens)  # (1, T, C), normed
     hidden = torch.cat([*(twin.trunk.norm(stream) for stream in streams), final])  # (L + 1, T, C)
-    return Captured(hidden=hidden, attention=recorded_attention(twin))
+    recorded = [part.recorded for part in twin.modules() if isinstance(part, RecordingAttention)]  # each (1, H, T, T)
+    shows_all = 0 < len(recorded) == len(twin.trunk.blocks)
+    return Captured(hidden=hidden, attention=torch.cat(recorded).float().cpu() if shows_all else None)

@@ -1,9 +1,11 @@
 """What every objective promises."""
 
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Literal, Protocol
 
-from torch import Tensor, nn
+from torch import Tensor
+
+from gptlab.model import LanguageModel
 
 Batch = tuple[Tensor, ...]
 """Tensors that share their first dimension, the sequences."""
@@ -25,12 +27,23 @@ class Loss:
 
 
 class Objective(Protocol):
-    """Turns a model and a batch into a loss."""
+    """Turns a model and a batch into a loss.
+
+    Attributes:
+        metrics: names of further sums, such as "accuracy".
+        best_metric: the validation metric that picks best.ckpt, such as "val/loss".
+        direction: whether the smallest or the largest value of it is the best.
+    """
 
     metrics: tuple[str, ...]
+    best_metric: str
+    direction: Literal["min", "max"]
 
     def count(self, batch: Batch) -> Tensor:
         """What the loss of this batch will be summed over, (), known before any forward pass."""
 
-    def __call__(self, model: nn.Module, batch: Batch) -> Loss:
+    def __call__(self, model: LanguageModel, batch: Batch) -> Loss:
         """The loss of one micro-batch."""
+
+    def summary(self, loss: float) -> dict[str, float]:
+        """Further metrics that follow from a mean validation loss, such as perplexity."""

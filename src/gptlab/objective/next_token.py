@@ -1,22 +1,24 @@
 """Predict each next token: the objective of pretraining."""
 
-from typing import Any
+import math
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from gptlab.model import LanguageModel
 from gptlab.objective.base import Batch, Loss
 
 IGNORED = -100
-"""A target with this value is left out, from the loss and from its count."""
+"""A target with this value is left out of the loss and of its count."""
 
 MOST_LOGITS = {"mps": 1 << 28}
-"""The most logits that a kind of device is given at once; one that is not named here gets all of a batch.
+"""The most logits that a kind of device computes at once; without an entry here, all logits of a batch.
 
-On MPS a head's product with 9 x 1024 tokens and 50,304 words (4.6e8 logits) was wrong without a word, where 8 x 1024
-was right (pytorch/pytorch#109457); trainings there have turned nan (#107294). 2^28 are a gibibyte in float32.
+On MPS the head's product for 9 x 1024 tokens and 50,304 words (4.6e8 logits) was silently wrong; 8 x 1024 was right
+(pytorch/pytorch#109457); trainings there have turned nan (#107294). 2^28 are a gibibyte in float32.
 """
 
 
@@ -27,31 +29,40 @@ class NextToken:
     """
 
     metrics: tuple[str, ...] = ()
+    best_metric = "val/loss"
+    direction: Literal["min", "max"] = "min"
 
     def count(self, batch: Batch) -> Tensor:
         _, targets = batch
         return (targets != IGNORED).sum()
 
-    def __call__(self, model: nn.Module, batch: Batch) -> Loss:
+    def summary(self, loss: float) -> dict[str, float]:
+        return {"perplexity": perplexity(loss)}
+
+    def __call__(self, model: LanguageModel, batch: Batch) -> Loss:
         inputs, targets = batch
         most_logits = MOST_LOGITS.get(inputs.device.type)
         if most_logits is None:
             logits = model(inputs)  # (B, T, V)
             loss = _cross_entropy(logits.flatten(0, 1), targets.flatten())
         else:
-            loss = _in_chunks(model, inputs, targets, most_logits)
+            n_tokens = max(1, most_logits // model.vocab_size)
+            loss = model(inputs, reduce=lambda hidden, head: _in_chunks(hidden, head, targets, n_tokens))
         return Loss(loss, self.count(batch), {})
 
 
-def _in_chunks(model: Any, inputs: Tensor, targets: Tensor, most_logits: int) -> Tensor:
-    """The same loss, with the logits of some tokens at a time; backward computes them again rather than keep them."""
+def perplexity(loss: float) -> float:
+    """Of a mean loss in nats per token."""
+    return math.exp(min(loss, 700.0))  # exp(710) is not a float
+
+
+def _in_chunks(hidden: Tensor, head: nn.Module, targets: Tensor, n_tokens: int) -> Tensor:
+    """The same loss, with the logits of `n_tokens` at a time; backward computes them again instead of keeping them."""
 
     def chunk_loss(hidden: Tensor, targets: Tensor) -> Tensor:
-        return _cross_entropy(model.head(hidden), targets)
+        return _cross_entropy(head(hidden), targets)
 
-    n_tokens = max(1, most_logits // model.head.out_features)
-    hidden = model.trunk(inputs).flatten(0, 1)  # (B * T, C)
-    chunks = list(zip(hidden.split(n_tokens), targets.flatten().split(n_tokens), strict=True))
+    chunks = list(zip(hidden.flatten(0, 1).split(n_tokens), targets.flatten().split(n_tokens), strict=True))
     if len(chunks) == 1:
         return chunk_loss(*chunks[0])
     losses = [
@@ -63,9 +74,5 @@ def _in_chunks(model: Any, inputs: Tensor, targets: Tensor, most_logits: int) ->
 
 def _cross_entropy(logits: Tensor, targets: Tensor) -> Tensor:
     """Summed over the targets: (n, V) and (n,) to ()."""
-    return F.cross_entropy(
-        logits.float(),  # half precision would round the loss of a large vocabulary
-        targets,
-        ignore_index=IGNORED,
-        reduction="sum",
-    )
+    logits = logits.float()  # half precision would round the loss of a large vocabulary
+    return F.cross_entropy(logits, targets, ignore_index=IGNORED, reduction="sum")

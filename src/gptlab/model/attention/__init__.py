@@ -1,1 +1,1 @@
-"""Causal self-attention, one file a variant. `plain` spells the arithmetic out, `fused` does the same in one kernel."""
+"""Self-attention, one file a variant: `base` has the contract, `plain` each step, `fused` the same in one kernel."""

@@ -15,12 +15,8 @@ class FusedAttention(PlainAttention):
         if mask is not None or 1 < n_queries < n_keys:
             allowed = allowed_keys(n_queries, n_keys, mask, queries.device)
         elif n_queries > 1:
-            is_causal = True  # the kernel's own mask costs nothing; a single query may look at everything
+            is_causal = True  # the kernel's own mask costs nothing; a single query may see all keys
+        dropout = self.dropout if self.training else 0.0
         return F.scaled_dot_product_attention(
-            queries,
-            keys,
-            values,
-            attn_mask=allowed,
-            dropout_p=self.dropout if self.training else 0.0,
-            is_causal=is_causal,
+            queries, keys, values, attn_mask=allowed, dropout_p=dropout, is_causal=is_causal
         )

@@ -6,34 +6,34 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from gptlab.model.attention.base import Attention
 from gptlab.model.cache import LayerCache
 
 
 def allowed_keys(n_queries: int, n_keys: int, mask: Tensor | None, device: torch.device) -> Tensor:
-    """Which key each query may look at: the queries are the last `n_queries` of the `n_keys` tokens.
+    """Which key each query may see: the queries are the last `n_queries` of the `n_keys` tokens.
 
-    A query sees itself and what came before, and no padding. Padding sees itself, so that its softmax is defined; no
-    real token ever looks at it.
+    A query sees itself, and earlier keys that the mask allows. Padding sees itself, so that its softmax is defined.
 
     Args:
-        n_queries, n_keys: tokens that ask and tokens that are looked at.
-        mask: True where a key is a real token, (B, n_keys); None where all are.
-        device: where the result is wanted.
+        n_queries, n_keys: numbers of tokens.
+        mask: True for a key that may be seen, (B, n_keys) or (B, 1, n_queries, n_keys); None if all may be.
+        device: of the result.
 
     Returns:
         (n_queries, n_keys) without a mask, else (B, 1, n_queries, n_keys)
     """
+    if mask is not None and mask.dim() == 2:
+        mask = mask[:, None, None, :]
     if n_queries == 1 and mask is not None:
-        return mask[:, None, None, :]  # the newest token is no padding, and may look at all that is none
+        return mask  # all keys are earlier than the newest token
     key = torch.arange(n_keys, device=device)
     query = key[n_keys - n_queries :, None]
     causal = key <= query  # (n_queries, n_keys)
-    if mask is None:
-        return causal
-    return causal & mask[:, None, None, :] | (key == query)  # (B, 1, n_queries, n_keys)
+    return causal if mask is None else causal & mask | (key == query)
 
 
-class PlainAttention(nn.Module):
+class PlainAttention(Attention):
     """Every intermediate has a name and a shape.
 
     Args:
@@ -45,6 +45,8 @@ class PlainAttention(nn.Module):
     """
 
     causal = True
+    family = "plain"
+    uses_cache = True
 
     def __init__(self, *, d_model: int, n_heads: int, context_length: int, dropout: float, qkv_bias: bool) -> None:
         super().__init__()
@@ -54,23 +56,20 @@ class PlainAttention(nn.Module):
         self.qkv = nn.Linear(d_model, 3 * d_model, bias=qkv_bias)  # the three projections in one product
         self.out = nn.Linear(d_model, d_model)
 
-    def forward(self, x: Tensor, *, mask: Tensor | None = None, cache: LayerCache | None = None) -> Tensor:
-        """Mix each token with those before it.
-
-        Args:
-            x: (B, T, C)
-            mask: True where a key is a real token, (B, past + T); None where all are.
-            cache: this layer's earlier keys and values; the new ones are appended.
-
-        Returns:
-            (B, T, C)
-        """
+    def forward(
+        self,
+        x: Tensor,
+        *,
+        mask: Tensor | None = None,
+        positions: Tensor | None = None,
+        cache: LayerCache | None = None,
+    ) -> Tensor:
         batch, n_tokens, d_model = x.shape
         qkv = self.qkv(x).view(batch, n_tokens, 3, self.n_heads, self.head_dim)  # (B, T, 3, H, D)
         queries, keys, values = qkv.permute(2, 0, 3, 1, 4)  # each (B, H, T, D)
         if cache is not None:
             keys, values = cache.append(keys, values)  # (B, H, past + T, D)
-            queries = queries.to(keys.dtype)  # the cache may be finer than the model
+            queries = queries.to(keys.dtype)  # the cache may have a higher precision than the model
         context = self.attend(queries, keys, values, mask)  # (B, H, T, D)
         context = context.transpose(1, 2).reshape(batch, n_tokens, d_model)  # (B, T, C)
         return self.out(context.to(qkv.dtype))

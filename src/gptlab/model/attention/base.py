@@ -1,0 +1,68 @@
+"""What every attention promises, and the mask and positions of rows that hold several documents."""
+
+from torch import Tensor, nn
+
+from gptlab.model.base import check_keywords
+from gptlab.model.cache import LayerCache
+
+
+class Attention(nn.Module):
+    """Mixes the tokens of a sequence. Subclassing is optional: the attributes and the arguments are the contract.
+
+    The constructor takes `(*, d_model, n_heads, context_length, dropout, qkv_bias)`; the values of further arguments
+    come from the variant's yaml.
+
+    Attributes:
+        causal: whether a token sees only itself and earlier ones.
+        family: variants with the same arithmetic have the same family and parameter names, so that weights move
+            between them.
+        uses_cache: whether `forward` appends to a cache; a model with an attention that does not has no cache.
+    """
+
+    causal: bool
+    family: str
+    uses_cache: bool
+
+    def forward(
+        self,
+        x: Tensor,
+        *,
+        mask: Tensor | None = None,
+        positions: Tensor | None = None,
+        cache: LayerCache | None = None,
+    ) -> Tensor:
+        """Mix each token with those that it may see.
+
+        Args:
+            x: (B, T, C)
+            mask: True for a key that may be seen, (B, past + T) for all queries or (B, 1, T, past + T) for each; a
+                causal attention sees no later key in any case. None if all may be seen.
+            positions: the position of each token in its document, (T,) or (B, T).
+            cache: this layer's earlier keys and values; the new ones are appended.
+
+        Returns:
+            (B, T, C)
+        """
+        raise NotImplementedError
+
+
+def check_attention(attention: nn.Module) -> None:
+    """Raise ValueError, in one sentence, if an attention does not keep the contract of `Attention`."""
+    for name, wanted in Attention.__annotations__.items():
+        if not isinstance(getattr(attention, name, None), wanted):
+            raise ValueError(f"{type(attention).__name__} must have the class attribute {name}: {wanted.__name__}")
+    check_keywords(attention, "x", "mask", "positions", "cache")
+
+
+def within_documents(documents: Tensor) -> tuple[Tensor, Tensor]:
+    """The mask and the positions of rows that hold several documents.
+
+    Args:
+        documents: the number of each token's document, 0 for padding, (B, T).
+
+    Returns:
+        True if two tokens belong together, (B, 1, T, T); the position of each token in its document, (B, T). Padding
+        sees padding alone, so that its softmax is defined.
+    """
+    same = documents[:, :, None] == documents[:, None, :]  # (B, T, T)
+    return same[:, None], same.tril().sum(dim=-1) - 1

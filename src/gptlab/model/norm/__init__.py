@@ -1,0 +1,1 @@
+"""Normalization, one file a variant: a module made from `d_model`, (B, T, C) to (B, T, C)."""
