@@ -4,10 +4,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gptlab.data.loader import ShuffledBatches, TrainLoader
-from gptlab.data.module import ValLoader
+from gptlab.data.loader import Loader, OrderedBatches, ShuffledBatches
 from gptlab.data.shuffle import permute
-from gptlab.data.windows import EveryTarget, WindowDataset
+from gptlab.data.windows import EvalWindows, WindowDataset
 
 WINDOWS = WindowDataset(np.arange(503, dtype=np.uint16), context_length=4, stride=4)
 
@@ -44,7 +43,7 @@ def test_an_epoch_holds_every_window_once() -> None:
     n = len(WINDOWS)
     starts = torch.cat([batches()[k][0][:, 0] for k in range(3 * n // 8 + 1)])[: 3 * n]
     for epoch in starts.split(n):
-        assert sorted(epoch.tolist()) == [WINDOWS[i][0][0] for i in range(n)]
+        assert sorted(epoch.tolist()) == list(range(0, 4 * n, 4))
 
 
 @pytest.mark.parametrize("n_ranks", [1, 2, 4])
@@ -57,7 +56,7 @@ def test_ranks_share_the_same_global_batches(n_ranks: int) -> None:
 
 @pytest.mark.parametrize("num_workers", [0, 1, 4])
 def test_workers_change_nothing(num_workers: int) -> None:
-    loader = TrainLoader(batches(), start=0, n_steps=20, num_workers=num_workers)
+    loader = Loader(batches(), range(20), num_workers=num_workers)
     loaded = list(loader)
     assert len(loaded) == len(loader) == 20
     for k, (inputs, targets) in enumerate(loaded):
@@ -65,16 +64,18 @@ def test_workers_change_nothing(num_workers: int) -> None:
         assert torch.equal(targets, batches()[k][1])
 
 
-def test_a_run_that_goes_on_gets_the_batches_of_its_steps() -> None:
-    rest = list(TrainLoader(batches(), start=4, n_steps=10, num_workers=0))
+def test_a_resumed_run_gets_the_batches_of_its_steps() -> None:
+    rest = list(Loader(batches(), range(4, 10), num_workers=0))
     assert len(rest) == 6
     assert torch.equal(rest[0][0], batches()[4][0])
 
 
-@pytest.mark.parametrize("n_ranks", [1, 2, 3])
-def test_validation_ranks_share_all_windows_in_as_many_batches(n_ranks: int) -> None:
-    val = EveryTarget(np.arange(101, dtype=np.uint16), context_length=4, stride=4)
-    per_rank = [list(ValLoader(val, rows=3, rank=rank, n_ranks=n_ranks)) for rank in range(n_ranks)]
+@pytest.mark.parametrize("n_ranks", [1, 2, 3, 20])
+def test_validation_ranks_share_all_windows_in_as_many_batches_none_of_them_empty(n_ranks: int) -> None:
+    val = EvalWindows(np.arange(101, dtype=np.uint16), context_length=4, stride=4)
+    shares = [OrderedBatches(val, rows=3, rank=rank, n_ranks=n_ranks) for rank in range(n_ranks)]
+    per_rank = [[share[k] for k in range(len(share))] for share in shares]
     assert len({len(rank) for rank in per_rank}) == 1
+    assert all(len(inputs) > 0 for rank in per_rank for inputs, _ in rank)
     targets = torch.cat([targets.flatten() for rank in per_rank for _, targets in rank])
     assert sorted(targets[targets >= 0].tolist()) == list(range(1, 101))

@@ -3,22 +3,34 @@ import os
 from pathlib import Path
 
 import pytest
+import torch
 from hydra.utils import get_class
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from conftest import POEM, choices, conf_node
 from gptlab.data import text as text_module
+from gptlab.data.base import Piece
 from gptlab.data.python_docs import PythonDocs
 from gptlab.data.text import TextFiles
 from gptlab.errors import UserError
 from gptlab.tokenizer.bpe import BPETokenizer
 
+WINDOWS = {"stride": None, "val_fraction": 0.1, "num_workers": 0, "cache_dir": None}
+
+
+def text_files(path: Path) -> TextFiles:
+    return TextFiles(path=str(path), **WINDOWS)
+
+
+def pieces_of(path: Path) -> list[Piece]:
+    return list(text_files(path).pieces())
+
 
 def read(path: Path) -> list[str]:
     """The documents, put together from their pieces."""
     documents, current = [], ""
-    for piece in TextFiles(path=str(path)):
+    for piece in pieces_of(path):
         current += piece.text
         if piece.ends_document:
             documents.append(current)
@@ -31,15 +43,15 @@ def read(path: Path) -> list[str]:
 def test_a_source_reads_the_same_twice_and_has_a_fingerprint(name: str, tmp_path: Path) -> None:
     node = conf_node("data", name)
     (tmp_path / "a.txt").write_text(POEM)
-    settings_ = {"path": str(tmp_path)} if "path" in node else {}
+    settings_ = {**WINDOWS, **({"path": str(tmp_path)} if "path" in node else {})}
     source = get_class(node["_target_"])(**settings_)
-    assert list(source) == list(source)
-    assert list(source)[-1].ends_document
+    assert list(source.pieces()) == list(source.pieces())
+    assert list(source.pieces())[-1].ends_document
     assert source.fingerprint() == get_class(node["_target_"])(**settings_).fingerprint()
 
 
 def test_python_docs_are_english_and_code() -> None:
-    text = "".join(piece.text for piece in PythonDocs())
+    text = "".join(piece.text for piece in PythonDocs(**WINDOWS).pieces())
     assert 300_000 < len(text) < 2_000_000
     assert "import" in text
 
@@ -60,8 +72,17 @@ def test_directory_glob_and_gzip_are_read_in_order(tmp_path: Path) -> None:
 def test_fingerprint_knows_content_not_names(tmp_path: Path) -> None:
     for name, content in {"a.txt": "same", "b.txt": "same", "c.txt": "other"}.items():
         (tmp_path / name).write_text(content)
-    a, b, c = (TextFiles(path=str(tmp_path / name)).fingerprint() for name in ("a.txt", "b.txt", "c.txt"))
+    a, b, c = (text_files(tmp_path / name).fingerprint() for name in ("a.txt", "b.txt", "c.txt"))
     assert a == b != c
+
+
+def test_the_fingerprint_is_that_of_earlier_versions(tmp_path: Path) -> None:
+    """A run of 0.1.0 compares it when it is resumed."""
+    text = "".join(f"The square of {n} is {n * n}. Its cube is {n**3}.\n" for n in range(300))
+    (tmp_path / "squares.txt").write_text(text)
+    run = Path(__file__).parents[1] / "checkpoint" / "run-0.1.0" / "checkpoints" / "last.ckpt"
+    recorded = torch.load(run, weights_only=True)["gptlab"]["text_fingerprint"]
+    assert text_files(tmp_path / "squares.txt").fingerprint() == recorded
 
 
 @settings(max_examples=40, deadline=None)
@@ -71,7 +92,7 @@ def test_the_pieces_of_a_large_file_are_its_text(tmp_path_factory, content: str,
     file.write_bytes(content.encode())
     before, text_module.CHUNK_BYTES = text_module.CHUNK_BYTES, chunk
     try:
-        pieces = list(TextFiles(path=str(file))) if content else []
+        pieces = pieces_of(file) if content else []
     finally:
         text_module.CHUNK_BYTES = before
     assert "".join(piece.text for piece in pieces) == content
@@ -80,7 +101,7 @@ def test_the_pieces_of_a_large_file_are_its_text(tmp_path_factory, content: str,
 def test_pieces_are_cut_at_seams(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(text_module, "CHUNK_BYTES", 64)
     (tmp_path / "poem.txt").write_text(POEM * 5)
-    pieces = list(TextFiles(path=str(tmp_path / "poem.txt")))
+    pieces = pieces_of(tmp_path / "poem.txt")
     assert len(pieces) > 5
     assert [piece.ends_document for piece in pieces] == [False] * (len(pieces) - 1) + [True]
     tokenizer = BPETokenizer.train([POEM], vocab_size=300)
@@ -102,20 +123,20 @@ def test_text_that_is_not_utf8_is_named_with_the_offset(
     monkeypatch.setattr(text_module, "CHUNK_BYTES", 16)
     (tmp_path / "latin.txt").write_bytes(content)
     with pytest.raises(UserError, match=rf"latin\.txt is not UTF-8: the byte at offset {offset} "):
-        list(TextFiles(path=str(tmp_path)))
+        pieces_of(tmp_path)
 
 
 def test_truncated_gzip_is_named(tmp_path: Path) -> None:
     (tmp_path / "cut.txt.gz").write_bytes(gzip.compress(os.urandom(1000).hex().encode())[:-20])
     with pytest.raises(UserError, match=r"cut\.txt\.gz cannot be read"):
-        TextFiles(path=str(tmp_path)).fingerprint()
+        text_files(tmp_path).fingerprint()
 
 
 def test_nothing_there_is_named(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"nothere\.txt: no such file"):
-        TextFiles(path=str(tmp_path / "nothere.txt"))
+        text_files(tmp_path / "nothere.txt")
     with pytest.raises(UserError, match="in this directory"):
-        TextFiles(path=str(tmp_path))
+        text_files(tmp_path)
     (tmp_path / "empty.txt").touch()
     with pytest.raises(UserError, match="there is no text in it"):
-        list(TextFiles(path=str(tmp_path)))
+        text_files(tmp_path)

@@ -1,16 +1,15 @@
 """What single tokenizers promise beyond the contract."""
 
-import json
 import random
 
 import numpy as np
 import pytest
 import tokenizers
 
-from conftest import TEXTS, needs_gpt2_vocabulary
+from conftest import needs_gpt2_vocabulary
 from gptlab.tokenizer.bpe import BPETokenizer
 from gptlab.tokenizer.char import CharTokenizer
-from gptlab.tokenizer.gpt2 import TIKTOKENS_FILES, GPT2Tokenizer
+from gptlab.tokenizer.gpt2 import GPT2Tokenizer
 from gptlab.tokenizer.hugging_face import HuggingFaceTokenizer
 from gptlab.tokenizer.words import WordTokenizer, split_words
 from gptlab.tokenizer.words_unk import UnknownWordTokenizer
@@ -47,13 +46,6 @@ def test_gpt2_ids_are_the_published_ones() -> None:
     tokenizer = GPT2Tokenizer()
     assert tokenizer.encode("Hello, I am") == [15496, 11, 314, 716]
     assert (tokenizer.vocab_size, tokenizer.eot) == (50257, 50256)
-
-
-@needs_gpt2_vocabulary
-def test_gpt2s_merges_are_found_again_in_its_vocabulary() -> None:
-    lines = (TEXTS / "tiktoken-cache" / TIKTOKENS_FILES[0]).read_text(encoding="utf-8").splitlines()[1:]
-    written = json.loads(GPT2Tokenizer().to_tokenizers().to_str())["model"]["merges"]
-    assert [" ".join(pair) for pair in written] == lines
 
 
 def test_other_merges_are_not_gpt2s() -> None:

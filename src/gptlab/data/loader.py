@@ -2,86 +2,87 @@
 
 import signal
 from collections.abc import Iterator
-from typing import Protocol
+from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
-from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader
 
+from gptlab.data.base import Examples
 from gptlab.data.shuffle import permute
-from gptlab.data.windows import WindowDataset
+from gptlab.objective import Batch
 
 
-class Batches(Protocol):
-    """Batches of one rank by their number."""
+class ShuffledBatches:
+    """This rank's share of the global training batches, shuffled anew in each epoch, without end.
 
-    def __getitem__(self, k: int) -> tuple[Tensor, ...]: ...
-
-
-class ShuffledBatches(Dataset):
-    """This rank's share of the global batches, shuffled anew in every epoch, epochs without end.
-
-    Sample s of the run, s = k * batch_size + row, is the window at place s mod n of epoch s div n's permutation. Ranks
-    take rows from the same global batch: rank r has rows [r B / R, (r + 1) B / R).
+    Sample s of the run, s = k * batch_size + row, is example s mod n of the permutation of epoch s div n. Rank r of R
+    has rows [r B / R, (r + 1) B / R) of each global batch.
     """
 
-    def __init__(self, windows: WindowDataset, *, batch_size: int, seed: int, rank: int, n_ranks: int) -> None:
-        self.windows = windows
+    def __init__(self, examples: Examples, *, batch_size: int, seed: int, rank: int, n_ranks: int) -> None:
+        self.examples = examples
         self.batch_size = batch_size
         self.seed = seed
         share = batch_size // n_ranks
         self._rows = np.arange(rank * share, (rank + 1) * share)
 
-    def __getitem__(self, k: int) -> tuple[Tensor, ...]:
-        """Inputs and targets of global batch k, (B / R, T) each."""
-        n = len(self.windows)
+    def __getitem__(self, k: int) -> Batch:
+        n = len(self.examples)
         samples = k * self.batch_size + self._rows
         epochs, places = samples // n, samples % n
         indices = np.empty_like(samples)
         for epoch in np.unique(epochs):  # a batch may end one epoch and begin the next
             members = epochs == epoch
             indices[members] = permute(places[members], n, seed=self.seed, epoch=int(epoch))
-        return self.windows.batch(indices)
+        return self.examples.batch(indices)
 
 
-class TrainLoader:
-    """Yields the batches of steps [start, n_steps).
+@dataclass(frozen=True)
+class OrderedBatches:
+    """This rank's share of a split, in order, for validation and test.
 
-    Lightning sees an iterable of a known length, not a DataLoader: it would prefetch a batch where it knows no length,
-    and put a sampler of its own into a DataLoader. There is no position to save: it is the number of steps done.
+    All ranks have the same number of batches. The last ones of a rank may be without indices (see `Examples.batch`).
     """
 
-    def __init__(self, batches: Batches, *, start: int, n_steps: int, num_workers: int) -> None:
-        self._batches = batches
-        self._numbers = range(start, n_steps)
-        self._num_workers = num_workers
+    examples: Examples
+    rows: int
+    rank: int
+    n_ranks: int
 
     def __len__(self) -> int:
-        return len(self._numbers)
+        return -(-len(self.examples) // (self.rows * self.n_ranks))
 
-    def __iter__(self) -> Iterator[tuple[Tensor, ...]]:
-        return load(self._batches, self._numbers, self._num_workers)
+    def __getitem__(self, k: int) -> Batch:
+        start = (k * self.n_ranks + self.rank) * self.rows
+        return self.examples.batch(np.arange(start, min(start + self.rows, len(self.examples))))
 
 
-def load(batches: Batches, numbers: range, num_workers: int) -> Iterator[tuple[Tensor, ...]]:
-    """The batches of these numbers in their order, made by workers or, with 0, right here.
+@dataclass(eq=False)
+class Loader:
+    """Yields the batches with these numbers, gathered by `num_workers` processes, or by this one if that is 0.
 
-    Gathering a batch takes microseconds, so workers pay only for texts that do not fit into memory.
+    It is not a DataLoader, into which Lightning would put a sampler of its own. There is no position to save: it is the
+    number of steps done. Gathering windows takes microseconds, so workers pay only for a text larger than memory.
     """
-    if num_workers == 0:
-        return (batches[k] for k in numbers)
-    loader: DataLoader = DataLoader(
-        batches,  # type: ignore[arg-type]
-        batch_size=None,
-        sampler=numbers,
-        num_workers=num_workers,
-        worker_init_fn=_leave_signals_to_parent,
-    )
-    return iter(loader)
+
+    batches: ShuffledBatches | OrderedBatches
+    numbers: range
+    num_workers: int
+
+    def __len__(self) -> int:
+        return len(self.numbers)
+
+    def __iter__(self) -> Iterator[Batch]:
+        if self.num_workers == 0:
+            return (self.batches[k] for k in self.numbers)
+        sampling: dict[str, Any] = {"batch_size": None, "sampler": self.numbers}
+        workers: dict[str, Any] = {"num_workers": self.num_workers, "worker_init_fn": _ignore_signals}
+        return iter(DataLoader(self.batches, **sampling, **workers))  # type: ignore[arg-type]
 
 
-def _leave_signals_to_parent(worker: int) -> None:
-    """A signal to the whole group of processes must not take the batch away that the last step waits for."""
+def _ignore_signals(worker: int) -> None:
+    """A signal to the process group must not end a worker: the last step of the run waits for its batch."""
     for name in ("SIGINT", "SIGTERM", "SIGHUP", "SIGUSR1", "SIGUSR2"):
         if hasattr(signal, name):
             signal.signal(getattr(signal, name), signal.SIG_IGN)

@@ -6,20 +6,16 @@ ROUNDS = 6
 
 
 def permute(positions: np.ndarray, n: int, *, seed: int, epoch: int) -> np.ndarray:
-    """Where a shuffle of range(n) puts the given positions; for all positions together, each number exactly once.
+    """What a shuffle of range(n) has at the given positions: each number once, and no array of n numbers is made.
 
     A Feistel network: the bits of a number are two halves, and each round adds to one a keyed hash of the other, which
-    can be undone whatever the hash is, so the whole is a permutation of [0, 4^h). Where that leaves [0, n) it is
-    applied again until it is back (cycle walking), which keeps it a permutation of [0, n). numpy's shuffle would hold n
-    numbers for every epoch; this one holds none.
+    can be undone whatever the hash is, so the whole is a permutation of [0, 4^h). If a result is not in [0, n), it is
+    permuted again until it is (cycle walking), which keeps it a permutation of [0, n).
 
     Args:
-        positions: in [0, n), any shape.
+        positions: in [0, n), any shape. The result has this shape, int64.
         n: how many numbers there are.
         seed, epoch: another pair, another permutation.
-
-    Returns:
-        int64, the shape of `positions`
     """
     half_bits = max(1, (max(n - 1, 1).bit_length() + 1) // 2)
     keys = np.random.SeedSequence([seed, epoch]).generate_state(ROUNDS, np.uint64)

@@ -1,52 +1,46 @@
 """What every tokenizer promises."""
 
+from abc import ABC, abstractmethod
 from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING, Any, Protocol, Self
+from typing import Any, Self
 
 import numpy as np
-
-if TYPE_CHECKING:
-    import tokenizers
+import tokenizers
 
 
-class Tokenizer(Protocol):
-    """Text to ids and back.
+class Tokenizer(ABC):
+    """Text to ids and back. A trained tokenizer never changes.
 
-    A trained tokenizer is immutable. Text that spells a special token, such as `<|endoftext|>`, is text: `encode` never
-    yields a control token for it. Whoever wants the end-of-text token writes `tokenizer.eot`.
+    Text that spells a special token, such as `<|endoftext|>`, is text: `encode` never returns a control token for it.
+    The end-of-text token is written with `tokenizer.eot`.
     """
 
-    @property
-    def vocab_size(self) -> int:
-        """Every id lies in [0, vocab_size)."""
-
-    @property
-    def eot(self) -> int | None:
-        """The id that separates documents, or None where the vocabulary has none."""
-
-    @property
-    def byte_lengths(self) -> np.ndarray | None:
-        """UTF-8 bytes that each id stands for, (vocab_size,); None where decoding loses bytes."""
+    vocab_size: int  # every id lies in [0, vocab_size)
+    eot: int | None = None  # the id that separates documents; None if the vocabulary has none
+    byte_lengths: np.ndarray | None = None  # UTF-8 bytes of each id, (vocab_size,); None if decoding loses bytes
 
     @classmethod
+    @abstractmethod
     def train(cls, documents: Iterable[str]) -> Self:
-        """Build the vocabulary from text. Settings are further keyword-only arguments of the class."""
+        """Build the vocabulary from text. Settings are further keyword-only arguments."""
 
+    @abstractmethod
     def encode(self, text: str) -> list[int]:
-        """Ids of a text. Raises ValueError where a closed vocabulary lacks a part of it."""
+        """Ids of a text. Raises ValueError if a closed vocabulary lacks a part of it."""
 
+    @abstractmethod
     def decode(self, ids: Sequence[int]) -> str:
-        """Text of ids."""
+        """Text of ids. Bytes that are not UTF-8 (a character cut in two) become U+FFFD."""
 
+    @abstractmethod
     def state(self) -> dict[str, Any]:
-        """Plain data (str, int, list, dict) from which `from_state` rebuilds the tokenizer exactly."""
+        """The constructor's arguments, as plain data (str, int, list, dict), that rebuild the tokenizer exactly."""
 
     @classmethod
     def from_state(cls, state: dict[str, Any]) -> Self:
         """Rebuild from `state()`."""
+        return cls(**state)
 
-    def to_tokenizers(self) -> "tokenizers.Tokenizer | None":
-        """The same tokenizer, id for id, for the `tokenizers` library; None where that cannot express it.
-
-        `<|endoftext|>`, where there is one, is a special token of it.
-        """
+    def to_tokenizers(self) -> tokenizers.Tokenizer | None:
+        """The same tokenizer, id for id, for the `tokenizers` library; None if that cannot express it."""
+        return None

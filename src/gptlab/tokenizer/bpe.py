@@ -9,45 +9,28 @@ import heapq
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
 from itertools import pairwise
-from typing import TYPE_CHECKING, Any, Self
+from typing import Any, Self
 
-import numpy as np
 import regex
-import tiktoken
 
-from gptlab.tokenizer.byte_level import EOT, byte_level_bpe, spell
+from gptlab.tokenizer.byte_level import EOT, SPLIT_PATTERN, ByteLevelTokenizer
 
-if TYPE_CHECKING:
-    import tokenizers
-
-# GPT-2's idea of a word: a contraction, letters or digits or signs with the one space before them, or white space.
-SPLIT_PATTERN = r"""'(?:[sdmt]|ll|ve|re)| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"""
 N_BYTES = 256
 
 Pair = tuple[int, int]
 
 
-class BPETokenizer:
-    """256 bytes, then one token a merge in the order learnt, then `<|endoftext|>`.
-
-    Training is ours; encoding runs in tiktoken's compiled loop over the vocabulary that training found. Every Unicode
-    string round-trips.
-    """
+class BPETokenizer(ByteLevelTokenizer):
+    """256 bytes, then one token a merge in the order learnt, then `<|endoftext|>`."""
 
     def __init__(self, *, merges: Sequence[Pair]) -> None:
         self.merges = [(int(left), int(right)) for left, right in merges]
-        self._tokens = token_bytes(self.merges)
-        self._encoding = tiktoken.Encoding(
-            "gptlab-bpe",
-            pat_str=SPLIT_PATTERN,
-            mergeable_ranks={token: rank for rank, token in enumerate(self._tokens)},
-            special_tokens={EOT: self.eot},
-            explicit_n_vocab=self.vocab_size,
-        )
+        tokens = token_bytes(self.merges)
+        super().__init__(tokens=tokens, merges=[(tokens[left], tokens[right]) for left, right in self.merges])
 
     @classmethod
-    def train(cls, documents: Iterable[str], *, vocab_size: int) -> Self:
-        """Learn `vocab_size - 257` merges, or fewer where no pair occurs twice any more."""
+    def train(cls, documents: Iterable[str], *, vocab_size: int) -> Self:  # type: ignore[override]
+        """Learn `vocab_size - 257` merges, or fewer if no pair occurs twice any more."""
         n_merges = vocab_size - N_BYTES - 1
         if n_merges < 0:
             raise ValueError(f"vocab_size={vocab_size} is less than the 256 bytes and {EOT}: use at least 257")
@@ -57,36 +40,8 @@ class BPETokenizer:
             words.update(split.findall(document))
         return cls(merges=learn_merges(words, n_merges))
 
-    @property
-    def vocab_size(self) -> int:
-        return len(self._tokens) + 1
-
-    @property
-    def eot(self) -> int:
-        return len(self._tokens)
-
-    @property
-    def byte_lengths(self) -> np.ndarray:
-        return np.array([*map(len, self._tokens), 0], dtype=np.int64)
-
-    def encode(self, text: str) -> list[int]:
-        return self._encoding.encode_ordinary(text)
-
-    def decode(self, ids: Sequence[int]) -> str:
-        """Bytes that are no UTF-8 (a character cut in two) become U+FFFD."""
-        return self._encoding.decode(list(ids))
-
     def state(self) -> dict[str, Any]:
         return {"merges": [list(pair) for pair in self.merges]}
-
-    @classmethod
-    def from_state(cls, state: dict[str, Any]) -> Self:
-        return cls(**state)
-
-    def to_tokenizers(self) -> "tokenizers.Tokenizer":
-        spelt = [spell(token) for token in self._tokens]
-        ids = {token: id_ for id_, token in enumerate(spelt)}
-        return byte_level_bpe(ids, [(spelt[left], spelt[right]) for left, right in self.merges])
 
 
 def token_bytes(merges: Sequence[Pair]) -> list[bytes]:
@@ -100,9 +55,8 @@ def token_bytes(merges: Sequence[Pair]) -> list[bytes]:
 def learn_merges(words: Counter[str], n_merges: int) -> list[Pair]:
     """The `n_merges` most frequent pairs, one after the other, over distinct words weighted by their counts.
 
-    Pair counts are kept up to date, never recounted: a merge touches only the words that hold the pair. A heap yields
-    the most frequent pair; an entry that a later merge made stale is noticed when it surfaces and pushed again with its
-    count of today. Ties go to the pair with the lower ids, so the result depends on the text alone.
+    Pair counts are updated, never recounted: a merge changes only the words that hold the pair. A heap yields the most
+    frequent pair; an entry whose count has changed since is pushed again. Ties go to the pair with the lower ids.
     """
     symbols = [list(word.encode("utf-8", "replace")) for word in words]  # each word as the ids that it is made of now
     frequency = list(words.values())

@@ -1,30 +1,19 @@
 """A tokenizer that came with a model, in the one-file format of the `tokenizers` library."""
 
 from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING, Any, Self
+from typing import Any, Self
 
 import numpy as np
+import tokenizers
 
+from gptlab.tokenizer.base import Tokenizer
 from gptlab.tokenizer.byte_level import BYTE_OF
 
-if TYPE_CHECKING:
-    import tokenizers
 
-
-class HuggingFaceTokenizer:
-    """Whatever a tokenizer.json describes; there is nothing to train.
-
-    Args:
-        json: the text of tokenizer.json.
-        eot: the id of the end-of-text token; None where there is none.
-
-    Raises:
-        ValueError: where it is no tokenizer.json.
-    """
+class HuggingFaceTokenizer(Tokenizer):
+    """The tokenizer that a tokenizer.json describes; it is not trained. ValueError if `json` is no such text."""
 
     def __init__(self, *, json: str, eot: int | None) -> None:
-        import tokenizers
-
         try:
             self._backend = tokenizers.Tokenizer.from_str(json)
         except Exception as error:  # the library raises nothing narrower
@@ -34,19 +23,26 @@ class HuggingFaceTokenizer:
         self._backend.no_truncation()
         self._backend.encode_special_tokens = True  # text that spells a special token is text
         self.eot = eot
+        self.vocab_size = max(self._backend.get_vocab(with_added_tokens=True).values(), default=-1) + 1
+        self.byte_lengths = self._byte_lengths()
 
     @classmethod
     def train(cls, documents: Iterable[str]) -> Self:
-        """Raises ValueError: it comes with a model."""
         raise ValueError("a Hugging Face tokenizer comes with a model (init_from=<model>) and is not trained")
 
-    @property
-    def vocab_size(self) -> int:
-        return max(self._backend.get_vocab(with_added_tokens=True).values(), default=-1) + 1
+    def encode(self, text: str) -> list[int]:
+        """Raises ValueError if a closed vocabulary lacks a part of the text."""
+        text = text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")  # a lone surrogate is not Unicode
+        try:
+            return self._backend.encode(text, add_special_tokens=False).ids
+        except Exception as error:  # the library raises nothing narrower
+            raise ValueError(f"the text has a part that is not in the vocabulary ({error})") from None
 
-    @property
-    def byte_lengths(self) -> np.ndarray | None:
-        """Known where nothing is changed on the way and tokens are spelt in bytes, or stand for themselves."""
+    def decode(self, ids: Sequence[int]) -> str:
+        return self._backend.decode(list(ids), skip_special_tokens=False)
+
+    def _byte_lengths(self) -> np.ndarray | None:
+        """Known if the text is not normalized, and tokens are spelt in bytes or stand for themselves."""
         decoder = type(self._backend.decoder).__name__
         if self._backend.normalizer is not None or decoder not in ("ByteLevel", "Fuse"):
             return None
@@ -58,38 +54,20 @@ class HuggingFaceTokenizer:
                 lengths[id_] = len(token) if in_bytes else len(token.encode())
         return lengths
 
-    def encode(self, text: str) -> list[int]:
-        """Raises ValueError where a closed vocabulary lacks a part of the text."""
-        text = text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")  # half a character is no Unicode
-        try:
-            return self._backend.encode(text, add_special_tokens=False).ids
-        except Exception as error:  # the library raises nothing narrower
-            raise ValueError(f"the text has a part that is not in the vocabulary ({error})") from None
-
-    def decode(self, ids: Sequence[int]) -> str:
-        """Bytes that are no UTF-8 (a character cut in two) become U+FFFD."""
-        return self._backend.decode(list(ids), skip_special_tokens=False)
-
     @property
     def unk(self) -> int | None:
-        """The id of the token for what the vocabulary lacks; None where there is none."""
+        """The id of the token for what the vocabulary lacks; None if there is none."""
         token = getattr(self._backend.model, "unk_token", None)
         return None if token is None else self.id_of(token)
 
     def id_of(self, token: str) -> int | None:
-        """The id of one token as it is spelt in the file, also of a special one."""
+        """The id of one token as the file spells it, special tokens included."""
         return self._backend.token_to_id(token)
 
     def state(self) -> dict[str, Any]:
         return {"json": self._json, "eot": self.eot}
 
-    @classmethod
-    def from_state(cls, state: dict[str, Any]) -> Self:
-        return cls(**state)
-
-    def to_tokenizers(self) -> "tokenizers.Tokenizer":
-        import tokenizers
-
+    def to_tokenizers(self) -> tokenizers.Tokenizer:
         backend = tokenizers.Tokenizer.from_str(self._json)
-        backend.post_processor = None  # it would put tokens around a text, and `encode` puts none
+        backend.post_processor = None  # it would add tokens around a text
         return backend

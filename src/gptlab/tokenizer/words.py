@@ -2,13 +2,14 @@
 
 import re
 from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING, Any, Self
+from typing import Any, Self
 
-if TYPE_CHECKING:
-    import tokenizers
+import tokenizers
+from tokenizers import decoders, models, pre_tokenizers
 
-# Build a Large Language Model (From Scratch), chapter 2: punctuation and double dashes are tokens of their own,
-# white space only separates.
+from gptlab.tokenizer.base import Tokenizer
+
+# Build a Large Language Model (From Scratch), chapter 2: punctuation and double dashes are tokens of their own.
 BOUNDARY = re.compile(r'([,.:;?_!"()\']|--|\s)')
 WHITE_SPACE = r"[\t-\r\x1c-\x20\x{85}\x{a0}\x{1680}\x{2000}-\x{200a}\x{2028}\x{2029}\x{202f}\x{205f}\x{3000}]"
 """Python's `\\s`, spelt out for libraries that have another idea of it."""
@@ -24,32 +25,24 @@ def split_words(text: str) -> list[str]:
     return [part for part in BOUNDARY.split(text) if part and not part.isspace()]
 
 
-class WordTokenizer:
+class WordTokenizer(Tokenizer):
     """A closed vocabulary of the words that the training text has.
 
-    Decoding writes one space between words and none before punctuation, so the original white space is lost:
-    `encode(decode(ids)) == ids`, but not the other way round.
+    Decoding writes one space between words and none before punctuation: `encode(decode(ids)) == ids`, but the original
+    white space is lost.
     """
 
     special_tokens: tuple[str, ...] = ()
-    eot: int | None = None
-    byte_lengths = None  # white space is lost
 
     def __init__(self, *, words: list[str]) -> None:
         self.words = words
+        self.vocab_size = len(words) + len(self.special_tokens)
         self._id_of = {word: id_ for id_, word in enumerate(words)}
 
     @classmethod
     def train(cls, documents: Iterable[str]) -> Self:
         """Every distinct word, sorted."""
-        words: set[str] = set()
-        for document in documents:
-            words.update(split_words(document))
-        return cls(words=sorted(words))
-
-    @property
-    def vocab_size(self) -> int:
-        return len(self.words) + len(self.special_tokens)
+        return cls(words=sorted(set().union(*map(split_words, documents))))
 
     def encode(self, text: str) -> list[int]:
         """Raises ValueError on a word that the training text lacks."""
@@ -68,19 +61,12 @@ class WordTokenizer:
     def state(self) -> dict[str, Any]:
         return {"words": self.words}
 
-    @classmethod
-    def from_state(cls, state: dict[str, Any]) -> Self:
-        return cls(**state)
-
-    def to_tokenizers(self) -> "tokenizers.Tokenizer | None":
+    def to_tokenizers(self) -> tokenizers.Tokenizer | None:
         return word_level(self._id_of, unk=None)
 
 
-def word_level(id_of: dict[str, int], *, unk: str | None) -> "tokenizers.Tokenizer":
+def word_level(id_of: dict[str, int], *, unk: str | None) -> tokenizers.Tokenizer:
     """Words and punctuation for the `tokenizers` library; `unk` is the word that stands for unknown ones."""
-    import tokenizers
-    from tokenizers import decoders, models, pre_tokenizers
-
     known = {} if unk is None else {"unk_token": unk}
     tokenizer = tokenizers.Tokenizer(models.WordLevel(vocab=id_of, **known))
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
