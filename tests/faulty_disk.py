@@ -12,8 +12,8 @@ from typing import Any
 
 import pytest
 
-KINDS = ("ENOSPC", "EIO", "half", "full")
-"""No space, once; an error, once; only half of what is written arrives, and nobody says so; no space from now on."""
+KINDS = ("ENOSPC", "EIO", "full")
+"""No space, once; an error, once; no space from now on."""
 
 
 class FaultyDisk:
@@ -36,8 +36,8 @@ class FaultyDisk:
             self.directory
         )
 
-    def happens(self, what: str, path: Any) -> str:
-        """Count an operation. Returns the kind of fault that the caller must play; raises where that is an error."""
+    def happens(self, what: str, path: Any) -> None:
+        """Count an operation. Raises OSError if it is to fail."""
         path = Path(os.fsdecode(path))
         with self._lock:  # TensorBoard writes from a thread of its own
             n = len(self.operations)
@@ -49,7 +49,6 @@ class FaultyDisk:
         if n == self.at and self.kind in ("ENOSPC", "EIO"):
             number = getattr(errno, self.kind)
             raise OSError(number, os.strerror(number), str(path))
-        return self.kind if n == self.at else ""
 
     @property
     def failed(self) -> str:
@@ -63,9 +62,7 @@ class _RawFile(io.FileIO):
     disk: FaultyDisk
 
     def write(self, data: Any) -> int | None:
-        if self.disk.happens("write", self.name) == "half":
-            super().write(bytes(data)[: len(data) // 2])
-            return len(data)
+        self.disk.happens("write", self.name)
         return super().write(data)
 
     def truncate(self, size: int | None = None) -> int:

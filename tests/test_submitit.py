@@ -1,4 +1,4 @@
-"""A job that submitit stops and starts again goes on with its run."""
+"""A job that submitit stops and requeues resumes its run."""
 
 import os
 import signal
@@ -18,8 +18,8 @@ pytestmark = [
 ]
 
 
-def test_a_preempted_job_goes_on_by_itself(workplace: Path) -> None:
-    changes = ("max_steps=600", "validate_every=300", "save_every=1000", "hydra/launcher=submitit_local")
+def test_a_preempted_job_resumes_with_resume_auto(workplace: Path) -> None:
+    changes = ("max_steps=600", "validate_every=300", "save_every=1000", "resume=auto", "hydra/launcher=submitit_local")
     command = [sys.executable, str(ROOT / "train.py"), "-m", *TINY, *changes, "hydra.sweep.dir=sweep"]
     typed = subprocess.Popen([*command, f"data.path={workplace}/poem.txt"], cwd=workplace)
     run = workplace / "sweep" / "0"

@@ -1,69 +1,51 @@
-"""Files that are written whole: a reader, a crash or a power failure finds the old file or the new one."""
+"""Files and directories that are written whole: a reader, a crash or a power failure finds the old or the new one."""
 
 import json
 import os
-import sys
+import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import IO, Any
 
 import yaml
 
+from gptlab.errors import UserError
+
 PARTIAL = ".tmp"
-"""Behind the name of a file that is being written; whatever bears it may be deleted once its writer has gone."""
+"""Suffix of a file that is being written. Such files may be deleted when no process writes them any more."""
 
 
 @contextmanager
-def whole_file(path: Path, *, check: Callable[[Path], None] = lambda partial: None) -> Iterator[IO[bytes]]:
-    """A file to write, which takes its name when the block has ended and all of it is on the disk.
+def whole_file(path: Path) -> Iterator[IO[bytes]]:
+    """A file to write. It takes its name when the block has ended and its content is on the disk.
 
-    Where the block, the disk or the check fails, what `path` held before stays, and nothing is left beside it.
-
-    Args:
-        path: its name.
-        check: gets the file when it is on the disk, before it has its name.
+    If the block or the disk fails, `path` stays as it was and nothing is left beside it.
 
     Raises:
-        OSError: where it cannot be written.
+        OSError: if it cannot be written.
     """
     partial = path.with_name(path.name + PARTIAL)
     try:
         with partial.open("wb") as file:
             yield file
             file.flush()
-            to_disk(file.fileno())
-        check(partial)
+            os.fsync(file.fileno())
         partial.replace(path)
     except BaseException:
         partial.unlink(missing_ok=True)
         raise
-    sync_directory(path.parent)
-
-
-def to_disk(descriptor: int) -> None:
-    """Through all caches, that of the disk itself included, for which macOS wants to be asked by another name."""
-    if sys.platform == "darwin":
-        import fcntl
-
-        with suppress(OSError):  # not every file system has it
-            fcntl.fcntl(descriptor, fcntl.F_FULLFSYNC)
-            return
-    os.fsync(descriptor)
-
-
-def sync_directory(directory: Path) -> None:
-    """Make new names in a directory survive a power failure, where the system has a way to do so."""
-    with suppress(OSError):  # Windows opens no directory, and some file systems of others sync none
-        descriptor = os.open(directory, os.O_RDONLY)
+    with suppress(OSError):  # Windows cannot open directories, and some file systems cannot sync them
+        directory = os.open(path.parent, os.O_RDONLY)
         try:
-            os.fsync(descriptor)
+            os.fsync(directory)  # the new name survives a power failure too
         finally:
-            os.close(descriptor)
+            os.close(directory)
 
 
 def give_name(file: Path, name: Path) -> None:
-    """Let a file have a second name, in place of what had it; where there are no links, instead of its first."""
+    """Give a file a second name, which replaces what had it. Without hard links the file is renamed."""
     if name.exists() and name.samefile(file):
         return
     link = name.with_name(name.name + PARTIAL)
@@ -90,31 +72,49 @@ def write_yaml(path: Path, content: dict[str, Any]) -> None:
 
 
 def as_yaml(content: dict[str, Any]) -> str:
-    """Text that PyYAML, libyaml and OmegaConf read as this very content."""
+    """YAML text that PyYAML, libyaml and OmegaConf all read back as `content`."""
     return yaml.dump(content, Dumper=_Dumper, sort_keys=False, allow_unicode=True)
 
 
 class _Dumper(yaml.SafeDumper):
-    """Quotes texts that OmegaConf takes for numbers (`1e-3`, to PyYAML none), and escapes Unicode's ends of lines.
-
-    PyYAML writes those as they are, and may forget them when it reads.
-    """
+    """Quotes text that OmegaConf reads as a number and PyYAML does not (`1e-3`), and text with Unicode line ends."""
 
     def ignore_aliases(self, data: Any) -> bool:
-        return True  # `&id001` and `*id001`, for a list that stands in two places, are nothing for people
+        return True  # people cannot read `&id001` and `*id001`
+
+    def quote_text(self, text: str) -> yaml.ScalarNode:
+        is_ambiguous = re.fullmatch(r"[\d._eE+-]+", text) or re.search("[\x85\u2028\u2029]", text)
+        return self.represent_scalar("tag:yaml.org,2002:str", text, style='"' if is_ambiguous else None)
 
 
-def _represent_text(dumper: _Dumper, text: str) -> yaml.ScalarNode:
-    quoted = _is_number(text) or not {"\x85", "\u2028", "\u2029"}.isdisjoint(text)
-    return dumper.represent_scalar("tag:yaml.org,2002:str", text, style='"' if quoted else None)
+_Dumper.add_representer(str, _Dumper.quote_text)
 
 
-def _is_number(text: str) -> bool:
+def absolute(to: str) -> Path:
+    """The path of a directory to make. Raises UserError if it is the working directory, or one above it."""
+    directory = Path(to).expanduser().absolute()
+    if Path.cwd().is_relative_to(directory.resolve()):
+        raise UserError(f"to={to} is the working directory or one above it: name a new directory")
+    return directory
+
+
+@contextmanager
+def made_whole(directory: Path, to: str, *, clear: Callable[[Path], None]) -> Iterator[Path]:
+    """A directory to fill within the block. It gets its name at the end; if anything fails, it is removed.
+
+    `to` is its name as the user wrote it; `clear` removes a directory that has the name already.
+
+    Raises:
+        UserError: if it cannot be written.
+    """
     try:
-        float(text)
-    except ValueError:
-        return False
-    return True
-
-
-_Dumper.add_representer(str, _represent_text)
+        directory.parent.mkdir(parents=True, exist_ok=True)
+        with TemporaryDirectory(prefix=f".{directory.name}.", dir=directory.parent) as temporary:
+            partial = Path(temporary, "partial")
+            partial.mkdir()
+            yield partial
+            if directory.is_dir():
+                clear(directory)
+            partial.rename(directory)
+    except OSError as error:
+        raise UserError(f"to={to} cannot be written ({error.strerror or error}): nothing was kept") from None

@@ -1,4 +1,4 @@
-"""Another answer to a signal, for a while."""
+"""Temporarily replaced signal handlers."""
 
 import signal
 import sys
@@ -10,24 +10,24 @@ from types import FrameType
 END_OF_PROCESS = [getattr(signal, name) for name in ("SIGTERM", "SIGHUP") if hasattr(signal, name)]  # Windows lacks one
 
 
-def unanswered(*numbers: int) -> list[int]:
-    """Those that would end the process: whoever has an answer to a signal has a reason, as nohup and submitit."""
+def unhandled(*numbers: int) -> list[int]:
+    """The signals that would end the process. Handlers of nohup and submitit stay in place."""
     return [number for number in numbers if signal.getsignal(number) == signal.SIG_DFL]
 
 
 @contextmanager
-def answering(*numbers: int, by: Callable[[int, FrameType | None], None]) -> Iterator[None]:
-    """Within the block these signals call `by`; in a thread that is not the main one nothing changes."""
-    in_main_thread = threading.current_thread() is threading.main_thread()  # no other may install handlers
-    before = {number: signal.signal(number, by) for number in numbers} if in_main_thread else {}
+def signal_handler(*numbers: int, handler: Callable[[int, FrameType | None], None]) -> Iterator[None]:
+    """Within the block these signals call `handler`. Does nothing outside the main thread, which Python requires."""
+    in_main_thread = threading.current_thread() is threading.main_thread()
+    earlier = {number: signal.signal(number, handler) for number in numbers} if in_main_thread else {}
     try:
         yield
     finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
+        for number, earlier_handler in earlier.items():
+            signal.signal(number, earlier_handler)
 
 
 def leave(number: int, frame: FrameType | None) -> None:
-    """A process that is told to go (SIGTERM), or whose terminal is closed (SIGHUP), leaves no half of a directory."""
+    """Handler of SIGTERM and SIGHUP: exit with cleanup, so that no partial directory stays."""
     print("terminated", file=sys.stderr)
     raise SystemExit(128 + number)

@@ -8,6 +8,7 @@ import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from conftest import TINY, Result
+from gptlab.model import GPT, LanguageModel
 
 Command = Callable[..., Result]
 
@@ -30,6 +31,16 @@ def test_each_validation_has_its_picture_and_training_is_the_same_to_the_bit(gpt
     assert image_steps("with") == [3, 6]
     with_pictures = weights("with")
     assert all(torch.equal(tensor, with_pictures[name]) for name, tensor in weights("without").items())
+
+
+def test_a_model_without_attention_trains_with_one_warning(gptlab: Command, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(GPT, "capture", LanguageModel.capture)
+    quick = (*TINY, "callbacks=attention", "callbacks.samples=null", "callbacks.curves=null")
+    result = gptlab("train", *quick, "run_dir=run")
+    assert result.status == 0, result.err
+    assert result.err.count("callbacks.attention shows no attention: GPT has no attention weights") == 1
+    events = EventAccumulator("run").Reload()
+    assert events.Tags()["images"] == []
 
 
 @pytest.mark.parametrize("precision", ["bf16-mixed", "bf16-true"])

@@ -13,11 +13,11 @@ from torch import Tensor, nn
 from conftest import TINY, Result
 from gptlab.errors import UserError
 from gptlab.model import GPT, init
-from gptlab.model.attention.fused import FusedAttention
 from gptlab.objective import Batch
 from gptlab.objective.next_token import NextToken
 from gptlab.training import device_check
 from gptlab.training.device_check import compare
+from tiny_gpt import PARTS
 
 
 def small_gpt(*, vocab_size: int = 13, n_layers: int = 1, d_model: int = 8, seed: int = 0) -> GPT:
@@ -31,8 +31,7 @@ def small_gpt(*, vocab_size: int = 13, n_layers: int = 1, d_model: int = 8, seed
         dropout=0.5,
         qkv_bias=True,
         tie_head=True,
-        attention=FusedAttention,
-        init=init.textbook,
+        **{**PARTS, "init": init.textbook},
     )
 
 
@@ -100,8 +99,8 @@ def test_an_honest_device_passes(
     model = small_gpt(vocab_size=vocab_size, n_layers=n_layers, d_model=d_model, seed=seed)
     batch = some_batch(vocab_size=vocab_size, rows=rows)
     found = compare(model, NextToken(), batch, device="cpu", precision=precision)
-    assert found.here.is_finite
-    assert found.here.gradient_norm > 0
+    assert math.isfinite(found.loss[1])
+    assert found.gradient_norm[1] > 0
 
 
 @pytest.mark.parametrize(
@@ -132,13 +131,13 @@ def test_a_device_that_lies_is_found_out(
 
 def test_the_sentence_has_the_numbers_of_both(monkeypatch: pytest.MonkeyPatch) -> None:
     batch, objective = some_batch(), NextToken()
-    expected = compare(small_gpt(), objective, batch, device="cpu", precision="32-true").here
+    expected = compare(small_gpt(), objective, batch, device="cpu", precision="32-true")
     make_lie(monkeypatch, "mps", backward=lambda gradient: gradient * 2)
     with pytest.raises(UserError) as refused:
         compare(small_gpt(), objective, batch, device="mps", precision="32-true")
-    loss, norm = f"{expected.loss:.6g}", f"{expected.gradient_norm:.6g}"
+    loss, norm = f"{expected.loss[1]:.6g}", f"{expected.gradient_norm[1]:.6g}"
     assert f"loss {loss} / {loss}, " in str(refused.value)
-    assert f"gradient norm {2 * expected.gradient_norm:.6g} / {norm})" in str(refused.value)
+    assert f"gradient norm {2 * expected.gradient_norm[1]:.6g} / {norm})" in str(refused.value)
 
 
 def test_the_step_is_the_one_that_autograd_computes() -> None:
@@ -148,9 +147,8 @@ def test_the_step_is_the_one_that_autograd_computes() -> None:
     loss = nn.functional.cross_entropy(model(inputs).flatten(0, 1), targets.flatten())
     loss.backward()
     norm = nn.utils.get_total_norm([parameter.grad for parameter in model.parameters()])
-    for step in (found.here, found.there):
-        assert step.loss == pytest.approx(loss.item(), rel=1e-5)
-        assert step.gradient_norm == pytest.approx(norm.item(), rel=1e-5)
+    assert found.loss == pytest.approx([loss.item()] * 2, rel=1e-5)
+    assert found.gradient_norm == pytest.approx([norm.item()] * 2, rel=1e-5)
 
 
 def test_model_gradients_and_random_numbers_stay_as_they_are() -> None:
@@ -195,12 +193,13 @@ def test_weights_that_are_no_numbers_are_not_the_device_s_fault() -> None:
 @pytest.fixture
 def cpu_called_mps(monkeypatch: pytest.MonkeyPatch) -> None:
     """A run whose hardware is called mps, and which Lightning trains on the CPU."""
-    from gptlab import build
+    from gptlab.cli import parts
     from gptlab.training import devices
 
-    resolve, trainer = devices.resolve, build.trainer
+    resolve, make_trainer = devices.resolve, parts.make_trainer
     monkeypatch.setattr(devices, "resolve", lambda settings: devices.Hardware("mps", 1, resolve(settings).precision))
-    monkeypatch.setattr(build, "trainer", lambda config, **ours: trainer(config, **{**ours, "accelerator": "cpu"}))
+    cpu = devices.Hardware("cpu", 1, "32-true")
+    monkeypatch.setattr(parts, "make_trainer", lambda make, **ours: make_trainer(make, **{**ours, "hardware": cpu}))
 
 
 @pytest.mark.usefixtures("cpu_called_mps")

@@ -12,23 +12,11 @@ import torch
 import torch.nn.functional as F
 from lightning.pytorch.plugins import MixedPrecision
 
-from gptlab.data.module import WindowDataModule
-from gptlab.data.windows import split
-from gptlab.objective.next_token import NextToken
-from gptlab.tokenizer.char import CharTokenizer
 from gptlab.training.log import quiet_lightning
 from gptlab.training.loggers.metrics_csv import CSV
 from gptlab.training.metrics import read_metrics
 from gptlab.training.module import TrainingModule
-from gptlab.training.optimizers import adamw
-from tiny_gpt import tiny_gpt
-
-CONTEXT, BATCH, STEPS = 8, 6, 5
-TOKENS = np.random.default_rng(0).integers(0, 20, 1003).astype(np.uint16)
-
-
-def adam(model: torch.nn.Module) -> torch.optim.Optimizer:
-    return adamw(model, lr=1e-2, betas=(0.9, 0.99), eps=1e-8, weight_decay=0.1)
+from tiny_training import BATCH, CONTEXT, STEPS, TOKENS, make_data, make_module
 
 
 def sgd(model: torch.nn.Module) -> torch.optim.Optimizer:
@@ -43,45 +31,23 @@ def fused_sgd(model: torch.nn.Module) -> torch.optim.Optimizer:
 def train(
     directory: Path,
     *,
+    plugins: list[Any] | None = None,
     rows: int = BATCH,
-    dropout: float = 0.0,
-    grad_clip: float | None = 0.1,
     steps: int = STEPS,
     seed: int = 0,
-    plugins: list[Any] | None = None,
-    optimizer: Callable[[torch.nn.Module], torch.optim.Optimizer] = adam,
+    **how: Any,
 ) -> tuple[TrainingModule, dict[str, list[float]]]:
     quiet_lightning()
-    model = tiny_gpt(context_length=CONTEXT, dropout=dropout)
-    train_windows, val_windows = split(TOKENS, context_length=CONTEXT, stride=CONTEXT, val_fraction=0.1, name="numbers")
-    module = TrainingModule(
-        model=model,
-        objective=NextToken(),
-        optimizer=optimizer,
-        schedule=lambda step: 1.0,
-        tokenizer=CharTokenizer(characters="abcdefghijklmnopqrst"),
-        config={},
-        text_fingerprint="",
-        seed=seed,
-        micro_batch_size=rows,
-        max_steps=steps,
-        grad_clip=grad_clip,
-        on_nonfinite="stop",
-        val_bytes_per_token=1.0,
-    )
-    data = WindowDataModule(
-        **{"train": train_windows, "val": val_windows, "batch_size": BATCH, "micro_batch_size": rows},
-        **{"n_steps": steps, "seed": seed, "num_workers": 0},
-    )
-    directory.mkdir(parents=True, exist_ok=True)
+    module = make_module(rows=rows, steps=steps, seed=seed, **how)
     trainer = L.Trainer(
         **{"accelerator": "cpu", "max_steps": steps, "max_epochs": -1, "val_check_interval": 2},
-        **{"check_val_every_n_epoch": None, "num_sanity_val_steps": 0, "enable_progress_bar": False},
-        **{"enable_model_summary": False, "enable_checkpointing": False, "plugins": plugins},
+        **{"check_val_every_n_epoch": None, "num_sanity_val_steps": 0, "log_every_n_steps": 1},
+        **{"enable_progress_bar": False, "enable_model_summary": False, "enable_checkpointing": False},
+        plugins=plugins,
         logger=CSV(save_dir=str(directory)),
         default_root_dir=str(directory),
     )
-    trainer.fit(module, datamodule=data)
+    trainer.fit(module, datamodule=make_data(rows=rows, steps=steps, seed=seed))
     return module, read_metrics(directory / "metrics.csv")
 
 

@@ -4,8 +4,7 @@ import math
 
 import pytest
 
-from gptlab.training.nonfinite import MOST_SKIPPED, NonFiniteGuard
-from gptlab.training.stops import NonFiniteError
+from gptlab.training.stops import MOST_SKIPPED, NonFiniteError, NonFiniteGuard
 
 BAD = [{"loss": math.nan, "gradient_norm": 1.0}, {"loss": 1.0, "gradient_norm": math.inf}]
 GOOD = {"loss": 1.0, "gradient_norm": 1.0}
@@ -14,19 +13,19 @@ GOOD = {"loss": 1.0, "gradient_norm": 1.0}
 @pytest.mark.parametrize("numbers", BAD)
 def test_the_run_stops_and_says_at_which_batch(numbers: dict[str, float]) -> None:
     guard = NonFiniteGuard("stop")
-    assert guard.lets_pass(0, **GOOD)
+    assert guard.allows(0, **GOOD)
     with pytest.raises(NonFiniteError, match=r"the (loss|gradient norm) is (nan|inf) in step 8 \(batch 7 of the run\)"):
-        guard.lets_pass(7, **numbers)
+        guard.allows(7, **numbers)
 
 
 @pytest.mark.parametrize("numbers", BAD)
 def test_steps_are_skipped_up_to_a_bound_in_a_row(numbers: dict[str, float]) -> None:
     guard = NonFiniteGuard("skip")
     for _ in range(3):
-        assert not any(guard.lets_pass(step, **numbers) for step in range(MOST_SKIPPED))
-        assert guard.lets_pass(MOST_SKIPPED, **GOOD)
+        assert not any(guard.allows(step, **numbers) for step in range(MOST_SKIPPED))
+        assert guard.allows(MOST_SKIPPED, **GOOD)
     assert guard.n_skipped == 3 * MOST_SKIPPED
     for step in range(MOST_SKIPPED):
-        guard.lets_pass(step, **numbers)
-    with pytest.raises(NonFiniteError, match="10 steps before it were skipped"):
-        guard.lets_pass(MOST_SKIPPED, **numbers)
+        guard.allows(step, **numbers)
+    with pytest.raises(NonFiniteError, match="the 10 steps before it were skipped too"):
+        guard.allows(MOST_SKIPPED, **numbers)

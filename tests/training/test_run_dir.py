@@ -6,12 +6,12 @@ from pathlib import Path
 import pytest
 
 from gptlab.errors import UserError
-from gptlab.training.run_dir import claimed, held, is_rank_zero, shared_by_ranks
+from gptlab.training.run_dir import create_run_dir, is_rank_zero, lock_run_dir, shared_by_ranks
 
 
 def test_two_runs_of_one_second_get_two_directories(workplace: Path) -> None:
     with ExitStack() as stack:
-        directories = [stack.enter_context(claimed(None, "default")) for _ in range(5)]
+        directories = [stack.enter_context(create_run_dir(None, "default")) for _ in range(5)]
         assert len(set(directories)) == 5
         assert all(directory.parent == workplace / "outputs" / "default" for directory in directories)
     assert not (workplace / "outputs").exists(), "runs that never wrote their configuration leave nothing"
@@ -20,14 +20,14 @@ def test_two_runs_of_one_second_get_two_directories(workplace: Path) -> None:
 def test_a_directory_with_a_checkpoint_is_refused_with_the_way_on(workplace: Path) -> None:
     (workplace / "mine" / "checkpoints").mkdir(parents=True)
     (workplace / "mine" / "checkpoints" / "last.ckpt").touch()
-    with pytest.raises(UserError, match=r"holds a run already: go on with resume=.*mine"):
-        claimed("mine", "default").__enter__()
+    with pytest.raises(UserError, match=r"holds a run already: use resume=.*mine"):
+        create_run_dir("mine", "default").__enter__()
 
 
 def test_files_that_no_run_wrote_are_left_alone(workplace: Path) -> None:
     (workplace / "config.yaml").write_text("mine: 1")
-    with pytest.raises(UserError, match=r"holds a config\.yaml that is no run's"):
-        claimed(".", "default").__enter__()
+    with pytest.raises(UserError, match=r"holds a config\.yaml that no run wrote"):
+        create_run_dir(".", "default").__enter__()
     assert (workplace / "config.yaml").read_text() == "mine: 1"
 
 
@@ -36,7 +36,7 @@ def test_a_directory_without_a_checkpoint_is_started_over(workplace: Path) -> No
     for name in ("metrics.csv", "events.out.tfevents.1", "notes.txt"):
         (workplace / "mine" / name).write_text("old")
     (workplace / "mine" / "config.yaml").write_text("model:\n  _target_: gptlab.model.GPT\n")
-    with claimed("mine", "default") as directory:
+    with create_run_dir("mine", "default") as directory:
         assert directory == workplace / "mine"
     assert [path.name for path in directory.iterdir()] == ["notes.txt"], "what is the user's stays"
 
@@ -44,7 +44,7 @@ def test_a_directory_without_a_checkpoint_is_started_over(workplace: Path) -> No
 def test_a_directory_that_cannot_be_made_is_named(workplace: Path) -> None:
     (workplace / "file").touch()
     with pytest.raises(UserError, match="run_dir=file/run cannot be written"):
-        claimed("file/run", "default").__enter__()
+        create_run_dir("file/run", "default").__enter__()
 
 
 @pytest.mark.parametrize(
@@ -76,7 +76,7 @@ def test_another_rank_goes_where_it_is_told_and_touches_nothing(
     workplace: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("SLURM_PROCID", "1")
-    with pytest.raises(UserError, match="tell them all the same run_dir="):
+    with pytest.raises(UserError, match="give them all the same run_dir="):
         shared_by_ranks(never, wanted=None)
     assert shared_by_ranks(never, wanted="mine") == workplace / "mine"
     monkeypatch.setenv("GPTLAB_RUN_DIR", "/told")
@@ -87,8 +87,8 @@ def test_another_rank_goes_where_it_is_told_and_touches_nothing(
 HOLDS = """
 import sys, time
 from pathlib import Path
-from gptlab.training.run_dir import held
-with held(Path(sys.argv[1]), key="run_dir"):
+from gptlab.training.run_dir import lock_run_dir
+with lock_run_dir(Path(sys.argv[1]), key="run_dir"):
     print("held", flush=True)
     time.sleep(60)
 """
@@ -97,13 +97,16 @@ with held(Path(sys.argv[1]), key="run_dir"):
 def test_a_run_that_another_process_trains_is_refused_until_that_is_gone(
     workplace: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("gptlab.training.run_dir.PATIENCE", 0.2)
+    monkeypatch.setattr("gptlab.training.run_dir.LOCK_TIMEOUT", 0.2)
     with subprocess.Popen([sys.executable, "-c", HOLDS, str(workplace)], stdout=subprocess.PIPE, text=True) as other:
         assert other.stdout is not None
         assert other.stdout.readline() == "held\n"
-        with pytest.raises(UserError, match="another process is training this run"), held(workplace, key="resume"):
+        with (
+            pytest.raises(UserError, match="another process is training this run"),
+            lock_run_dir(workplace, key="resume"),
+        ):
             pass
         other.kill()
-    with held(workplace, key="resume"):
+    with lock_run_dir(workplace, key="resume"):
         assert (workplace / ".lock").exists()
     assert not (workplace / ".lock").exists()

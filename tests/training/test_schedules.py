@@ -31,11 +31,24 @@ def test_cosine_at_its_corners() -> None:
 
 
 def test_constant_at_its_corners() -> None:
-    assert [constant(step, warmup_steps=3) for step in range(5)] == [0.25, 0.5, 0.75, 1.0, 1.0]
-    assert constant(0, warmup_steps=0) == 1.0
+    assert [constant(step, total_steps=9, warmup_steps=3) for step in range(5)] == [0.25, 0.5, 0.75, 1.0, 1.0]
+    assert constant(0, total_steps=9, warmup_steps=0) == 1.0
 
 
-@pytest.mark.parametrize("changes", [{"floor": 1.5}, {"warmup_steps": 101}, {"warmup_steps": -1}])
+@pytest.mark.parametrize(("total", "warmup"), [(300, 50), (30, 5), (20, 3), (5, 1), (1, 0)])
+def test_the_default_warm_up_is_a_share_of_the_run(total: int, warmup: int) -> None:
+    share = conf_node("schedule", "cosine")["warmup_steps"]
+    by_share, by_steps = (
+        [cosine(step, total_steps=total, warmup_steps=steps, floor=0.1) for step in range(total)]
+        for steps in (share, warmup)
+    )
+    assert by_share == by_steps
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [{"floor": 1.5}, {"warmup_steps": 101}, {"warmup_steps": -1}, {"warmup_steps": 1.0}, {"warmup_steps": 50.5}],
+)
 def test_impossible_shapes_are_refused(changes: dict) -> None:
     with pytest.raises(ValueError, match=next(iter(changes))):
         cosine(0, **{"total_steps": TOTAL, "warmup_steps": 10, "floor": 0.1, **changes})

@@ -1,60 +1,54 @@
-"""How long a run has taken, and how fast it goes."""
+"""Run time and training speed."""
 
 import time
 from collections import deque
 
 
 class Clock:
-    """Seconds of a run, and of its training steps alone; survives a checkpoint.
+    """Seconds of a run, validation and saving included, and tokens per second of its training steps alone.
 
-    `seconds` includes validation and saving; tokens per second are those of training steps only.
+    `state` and `load` carry both to the next session.
     """
 
     def __init__(self) -> None:
-        self._before = 0.0  # seconds of the sessions before this one
         self._began = time.perf_counter()
-        self._training_seconds = 0.0
-        self._tokens = 0
-        self._last_end: float | None = None
-        self._recent: deque[tuple[float, int]] = deque(maxlen=20)
+        self._training_seconds, self._tokens = 0.0, 0
+        self._step_began: float | None = None
+        self._recent: deque[tuple[float, int]] = deque(maxlen=20)  # (seconds, tokens) of a step
 
     @property
     def seconds(self) -> float:
-        return self._before + time.perf_counter() - self._began
+        return time.perf_counter() - self._began
 
     @property
     def tokens_per_second(self) -> float:
         """Mean over all training steps."""
-        return self._tokens / self._training_seconds if self._training_seconds else 0.0
+        return self._tokens / max(self._training_seconds, 1e-9)
 
     @property
     def recent_tokens_per_second(self) -> float:
         """Mean over the last 20 steps."""
-        seconds = sum(seconds for seconds, _ in self._recent)
-        return sum(tokens for _, tokens in self._recent) / seconds if seconds else 0.0
+        return sum(tokens for _, tokens in self._recent) / max(sum(seconds for seconds, _ in self._recent), 1e-9)
 
     def start_step(self) -> None:
-        if self._last_end is None:
-            self._last_end = time.perf_counter()
+        """A step begins at the end of the one before it, so loading and logging count."""
+        self._step_began = self._step_began or time.perf_counter()
 
     def end_step(self, n_tokens: int) -> None:
-        """A step lasts from the end of the one before: loading and logging count."""
-        assert self._last_end is not None
         now = time.perf_counter()
-        self._training_seconds += now - self._last_end
+        seconds = now - (self._step_began or now)
+        self._training_seconds += seconds
         self._tokens += n_tokens
-        self._recent.append((now - self._last_end, n_tokens))
-        self._last_end = now
+        self._recent.append((seconds, n_tokens))
+        self._step_began = now
 
     def pause(self) -> None:
-        """What comes now, up to the next step, is no training."""
-        self._last_end = None
+        """The time until the next step is not training."""
+        self._step_began = None
 
     def state(self) -> dict[str, float]:
         return {"seconds": self.seconds, "training_seconds": self._training_seconds, "tokens": self._tokens}
 
     def load(self, state: dict[str, float]) -> None:
-        self._before = state["seconds"]
-        self._began = time.perf_counter()
-        self._training_seconds = state["training_seconds"]
-        self._tokens = int(state["tokens"])
+        self._began = time.perf_counter() - state["seconds"]
+        self._training_seconds, self._tokens = state["training_seconds"], int(state["tokens"])

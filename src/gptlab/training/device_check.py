@@ -1,135 +1,95 @@
-"""Whether a device computes a training step as the CPU does.
+"""Compares loss and gradient of one training step on a device with the CPU's.
 
-Apple's GPUs have trained silently wrong for years (pytorch/pytorch#109457, #107294): a wrong product raises nothing,
-and the loss falls all the same, only not as far. One step's loss and gradient tell.
+Apple's GPUs have trained silently wrong (pytorch/pytorch#109457, #107294): the loss still falls, only less far.
 """
 
 import copy
 import logging
 import math
 from contextlib import nullcontext
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
-from torch import nn
 
 from gptlab.errors import UserError
+from gptlab.model import LanguageModel
 from gptlab.objective import Batch, Objective
 from gptlab.training.devices import Hardware
 
 log = logging.getLogger("gptlab")
 
-BUDGET = 2e11
-"""Floating-point operations that the CPU may spend: half a second on a Mac, a second on two cores of a server."""
-
-DTYPES = {"32": torch.float32, "16": torch.float16, "bf16": torch.bfloat16, "64": torch.float64}
-
+BUDGET = 2e11  # floating-point operations for the CPU: a second on two cores of a server
+DTYPES = {"64": torch.float64, "32": torch.float32, "16": torch.float16, "bf16": torch.bfloat16}
 TOLERANCES = {"64": 1e-3, "32": 1e-3, "16": 0.02, "bf16": 0.05}
-"""How far a loss (nats per token) and a gradient norm may lie from the CPU's, in shares of it, or as they are below 1.
+"""Accepted difference of loss (nats per token) and gradient norm: relative, and absolute below 1.
 
-Honest arithmetic stays far below. Of 300 random models, fp32 was off by 2e-7 at most (other orders of summation), fp16
-by 2e-4 and bf16 by 3e-3 (they round to 11 and 8 bits); gradients of trained ones cancel more. The faults that are known
-are far above: the wrong product of #109457 was off by as much as the logits themselves.
+300 random models differed by at most 2e-7 in fp32, 2e-4 in fp16 and 3e-3 in bf16. Known faults are far above.
 """
 
 
-@dataclass(frozen=True)
-class Step:
-    """What one training step computes: mean loss in nats per token, and norm of its gradient."""
+class Comparison(NamedTuple):
+    """Mean loss (nats per token) and gradient norm of one training step: each on the device and on the CPU."""
 
-    loss: float
-    gradient_norm: float
-
-    @property
-    def is_finite(self) -> bool:
-        return math.isfinite(self.loss) and math.isfinite(self.gradient_norm)
-
-    def is_near(self, other: "Step", tolerance: float) -> bool:
-        return all(
-            math.isclose(ours, theirs, rel_tol=tolerance, abs_tol=tolerance)
-            for ours, theirs in ((self.loss, other.loss), (self.gradient_norm, other.gradient_norm))
-        )
-
-
-@dataclass(frozen=True)
-class Comparison:
-    """The same step on a device and on the CPU."""
-
-    device: str
-    there: Step
-    here: Step
+    loss: tuple[float, float]
+    gradient_norm: tuple[float, float]
 
     def __str__(self) -> str:
-        return (
-            f"loss {self.there.loss:.6g} / {self.here.loss:.6g}, "
-            f"gradient norm {self.there.gradient_norm:.6g} / {self.here.gradient_norm:.6g}"
-        )
+        (loss, cpu_loss), (norm, cpu_norm) = self
+        return f"loss {loss:.6g} / {cpu_loss:.6g}, gradient norm {norm:.6g} / {cpu_norm:.6g}"
 
 
-def compare(model: nn.Module, objective: Objective, batch: Batch, *, device: str, precision: str) -> Comparison:
+def compare(model: LanguageModel, objective: Objective, batch: Batch, *, device: str, precision: str) -> Comparison:
     """One training step without dropout, on the device and, in fp32, on the CPU.
 
-    The device gets the rows at once, as in training. The CPU gets them one by one: sums add up exactly, and what goes
-    wrong in large tensors alone goes wrong on one side alone.
+    The device gets all rows at once, as in training, and the CPU one by one: an error in large tensors shows.
 
     Args:
-        model: stays as it is, and so do its gradients: copies compute.
-        objective: its loss.
-        batch: is cut to so many rows that the CPU is done within a second or two, one at least.
-        device: cpu, cuda or mps.
-        precision: one of Lightning's names.
+        model, objective: unchanged; copies of the model compute.
+        batch: is cut to the rows that the CPU can afford, at least one.
+        device, precision: cpu, cuda or mps; one of Lightning's names.
 
     Raises:
-        UserError: where the two differ by more than the precision explains, or are no numbers.
+        UserError: if they differ by more than the precision explains, or are not finite.
     """
-    batch = tuple(part[: _affordable_rows(model, batch)] for part in batch)
+    row_cost = 6 * sum(parameter.numel() for parameter in model.parameters()) * batch[0][0].numel()  # arXiv:2001.08361
+    batch = tuple(part[: max(1, int(BUDGET / row_cost))] for part in batch)
     rows = [tuple(part[row : row + 1] for part in batch) for row in range(len(batch[0]))]
     short, _, kind = precision.partition("-")
-    dtype = DTYPES[short] if kind == "true" else torch.float32
-    here = _step(_copy(model, "cpu", torch.float32), objective, rows)
-    if not here.is_finite:
-        raise UserError(
-            f"before training, one step on the CPU gives loss {here.loss} and gradient norm {here.gradient_norm}: the "
-            "weights that the run starts from are damaged"
-        )
+    cpu = _step(_copy(model, "cpu", torch.float32), objective, rows)
+    if not all(map(math.isfinite, cpu)):
+        raise UserError("one step on the CPU gives no finite numbers: the weights that the run starts from are damaged")
     with torch.autocast(device, dtype=DTYPES[short]) if kind == "mixed" else nullcontext():
-        there = _step(_copy(model, device, dtype), objective, [batch])
-    comparison = Comparison(device, there, here)
-    if not (there.is_finite and there.is_near(here, TOLERANCES[short])):
+        there = _step(_copy(model, device, DTYPES[short] if kind == "true" else torch.float32), objective, [batch])
+    found = Comparison(*zip(there, cpu, strict=True))
+    tolerance = TOLERANCES[short]
+    if not all(math.isclose(*pair, rel_tol=tolerance, abs_tol=tolerance) for pair in found):
         raise UserError(
-            f"{device} computes one training step otherwise than the CPU ({comparison}): update torch, train with "
+            f"{device} computes one training step otherwise than the CPU ({found}): update torch, train with "
             f"trainer=cpu, or train all the same with check_device=false"
         )
-    return comparison
+    return found
 
 
-def check_device(model: nn.Module, objective: Objective, batch: Batch, hardware: Hardware) -> None:
-    """Compare, and say what was found. Raises UserError as `compare`."""
+def check_device(model: LanguageModel, objective: Objective, batch: Batch, hardware: Hardware) -> None:
+    """Compare and log the result. Raises UserError as `compare`."""
     found = compare(model, objective, batch, device=hardware.accelerator, precision=hardware.precision)
-    log.info("%s agrees with the CPU: %s", found.device, found)
+    log.info("%s agrees with the CPU: %s", hardware.accelerator, found)
 
 
-def _affordable_rows(model: nn.Module, batch: Batch) -> int:
-    """A step costs about six operations a parameter and token (Kaplan et al. 2020, arXiv:2001.08361)."""
-    n_parameters = sum(parameter.numel() for parameter in model.parameters())
-    return max(1, int(BUDGET / (6 * n_parameters * batch[0][0].numel())))
-
-
-def _copy(model: nn.Module, device: str, dtype: torch.dtype) -> nn.Module:
+def _copy(model: LanguageModel, device: str, dtype: torch.dtype) -> LanguageModel:
     """Without gradients and without dropout."""
     copied = copy.deepcopy(model).to(device, dtype).eval()
     copied.zero_grad()
     return copied
 
 
-def _step(model: nn.Module, objective: Objective, batches: list[Batch]) -> Step:
-    """Forward and backward. Sums of the loss, not means, are large enough for fp16 to go without scaling."""
-    device = next(model.parameters()).device
+def _step(model: LanguageModel, objective: Objective, batches: list[Batch]) -> tuple[float, float]:
+    """Mean loss and gradient norm. Sums of the loss, unlike means, are large enough for fp16 without scaling."""
     loss, count = 0.0, 0
     for batch in batches:
-        result = objective(model, tuple(part.to(device) for part in batch))
+        result = objective(model, tuple(part.to(model.device) for part in batch))
         result.sum.backward()
         loss += float(result.sum.detach())
         count += int(result.count)
     norms = [parameter.grad.float().norm() for parameter in model.parameters() if parameter.grad is not None]
-    return Step(loss / count, float(torch.stack(norms).norm()) / count)
+    return loss / count, float(torch.stack(norms).norm()) / count

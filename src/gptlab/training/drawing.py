@@ -1,4 +1,4 @@
-"""What pictures of curves share: a frame, a scale, numbers, a running mean, and a picture as a file."""
+"""Shared parts of pictures: frame, log scale, numbers, running mean, file."""
 
 import io
 from pathlib import Path
@@ -17,13 +17,13 @@ EVEN = (1, 2, 5, 10)
 
 
 def frame(axes: "Axes") -> None:
-    """A faint grid, and no lines above and to the right."""
+    """A faint grid, and no lines at the top and the right."""
     axes.grid(alpha=0.25)
     axes.spines[["top", "right"]].set_visible(False)
 
 
 def log_scale(axes: "Axes") -> None:
-    """Ticks at 1, 2, 5, 10, ... in short numbers; closer ones in a narrow range, or it would have none."""
+    """Ticks at 1, 2, 5, 10, ... in short numbers; closer ones if the range is narrow."""
     from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter
 
     axes.set_yscale("log")
@@ -43,7 +43,7 @@ def short(value: float) -> str:
 
 
 def running_mean(values: np.ndarray, window: int) -> np.ndarray:
-    """Mean of up to `window` values that end at each place."""
+    """Mean of the last `window` values at each place."""
     sums = np.cumsum(np.concatenate([[0.0], values]))
     ends = np.arange(1, len(values) + 1)
     begins = np.maximum(ends - window, 0)
@@ -51,8 +51,8 @@ def running_mean(values: np.ndarray, window: int) -> np.ndarray:
 
 
 def save(figure: "Figure", picture: Path) -> None:
-    """Write it whole, in the format that the name ends in. Raises OSError."""
-    content = io.BytesIO()  # a full disk is for whole_file to see, and not for the many ways of a picture library
+    """Write a picture atomically, in the format of its suffix. Raises OSError."""
+    content = io.BytesIO()  # a full disk then raises OSError only
     figure.savefig(content, format=picture.suffix[1:].lower())
     with whole_file(picture) as file:
         file.write(content.getbuffer())

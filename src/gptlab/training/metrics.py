@@ -1,64 +1,40 @@
-"""metrics.csv as it is read: whatever a crash has left of it, and fast. Imports no Lightning."""
+"""Read metrics.csv. Imports no Lightning."""
 
 import csv
 import math
-from contextlib import suppress
 from pathlib import Path
 
-METRICS = "metrics.csv"
+from gptlab.training.run_files import METRICS
+
+__all__ = ["COLUMNS", "METRICS", "read_metrics", "read_rows"]
+
 COLUMNS = (
-    "step",
-    "tokens",
-    "seconds",
-    "train/loss",
-    "val/loss",
-    "val/perplexity",
-    "val/bits_per_byte",
-    "lr",
-    "grad_norm",
-    "tokens_per_second",
+    *("step", "tokens", "seconds", "train/loss", "val/loss", "val/perplexity", "val/bits_per_byte"),
+    *("lr", "grad_norm", "tokens_per_second"),
 )
+"""The columns of every run. An objective's further metrics follow."""
 
 
-def read_rows(path: Path) -> list[dict[str, str]]:
-    """The rows as text; a row that is not whole is none."""
-    columns, rows = _table(path)
-    return [dict(zip(columns, row, strict=True)) for row in rows]
+def read_rows(path: Path) -> tuple[list[str], list[list[str]]]:
+    """The columns' names, and the complete rows as text; a kill may leave half a row. Empty if there is no file."""
+    if not path.exists():
+        return [], []
+    with path.open(newline="", encoding="utf-8", errors="replace") as file:
+        columns, *rows = [*csv.reader(file)] or [[]]
+    if "step" not in columns:
+        return columns, []
+    step = columns.index("step")
+    return columns, [row for row in rows if len(row) == len(columns) and row[step].isdecimal()]
 
 
 def read_metrics(path: Path) -> dict[str, list[float]]:
-    """The columns; nan where a step has no value, or none that is a number. Empty where there is no row."""
-    columns, rows = _table(path)
-    return {name: _numbers(values) for name, values in zip(columns, zip(*rows, strict=True), strict=False)}
-
-
-def _table(path: Path) -> tuple[list[str], list[list[str]]]:
-    """The columns' names, and the rows that have a value for each of them and a step among them.
-
-    Rows are lists: dictionaries would take most of the time that a file of 100,000 rows takes.
-    """
-    if not path.exists():
-        return [], []
-    columns, rows = [], []
-    with path.open(newline="", encoding="utf-8-sig", errors="replace") as file, suppress(csv.Error):
-        reader = csv.reader(file)
-        columns = next(reader, [])
-        step = columns.index("step") if "step" in columns else None
-        for row in reader:
-            if step is not None and len(row) == len(columns) and row[step].isascii() and row[step].isdecimal():
-                rows.append(row)
-    return columns, rows
-
-
-def _numbers(column: tuple[str, ...]) -> list[float]:
-    try:
-        return [float(value) if value else math.nan for value in column]
-    except ValueError:
-        return [_number(value) for value in column]
+    """The columns as numbers; nan if a step has no value. Empty if there is no row."""
+    columns, rows = read_rows(path)
+    return {name: [_number(row[place]) for row in rows] for place, name in enumerate(columns) if rows}
 
 
 def _number(text: str) -> float:
     try:
-        return float(text)
+        return float(text) if text else math.nan
     except ValueError:
         return math.nan

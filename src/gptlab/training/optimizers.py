@@ -9,8 +9,7 @@ from torch.optim import AdamW
 def adamw(model: nn.Module, *, lr: float, betas: tuple[float, float], eps: float, weight_decay: float) -> AdamW:
     """AdamW (Loshchilov and Hutter 2019, arXiv:1711.05101) that decays matrices only.
 
-    Matrices and embeddings are what multiplies; biases and the gains of norms (fewer than two dimensions) are left
-    alone.
+    Biases and the gains of norms have fewer than two dimensions and do not decay.
 
     Args:
         model: whose parameters are optimised.
@@ -20,13 +19,11 @@ def adamw(model: nn.Module, *, lr: float, betas: tuple[float, float], eps: float
         weight_decay: times lr, the share that a matrix loses at each step.
 
     Raises:
-        ValueError: a value that torch's AdamW refuses, lr < 0 for one.
+        ValueError: a value below 0 or not finite, or another one that torch's AdamW refuses.
     """
     for name, value in {"lr": lr, "weight_decay": weight_decay, "eps": eps}.items():
         if not 0 <= value < math.inf:
             raise ValueError(f"{name}={value} must be 0 or more, and finite")
-    if not all(0 <= beta < 1 for beta in betas):
-        raise ValueError(f"betas={list(betas)} must lie in [0, 1)")
     parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
     groups = [
         {"params": [p for p in parameters if p.dim() >= 2], "weight_decay": weight_decay},

@@ -1,170 +1,159 @@
-"""The run directory: everything of one run, and nothing of it lies outside."""
+"""The run directory: everything of one run lies in it, and one process writes into it."""
 
-import logging
+import itertools
 import os
+import re
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from datetime import datetime
 from pathlib import Path
+from typing import Any
 
 from filelock import FileLock, Timeout
 
 from gptlab.errors import UserError
-from gptlab.training.log import TRAIN_LOG
-from gptlab.training.metrics import METRICS
-from gptlab.training.run_files import APPENDED, CONFIG, SUMMARY
+from gptlab.training.run_files import CONFIG, CURVES, EVENTS, METRICS, SUMMARY, TRAIN_LOG
 
-log = logging.getLogger("gptlab")
-
-HANDED_OVER, GOES_ON = "GPTLAB_RUN_DIR", "GPTLAB_GOES_ON"
-"""Environment variables with which rank 0 tells the ranks that it launches where the run lies, and that it goes on."""
-
-WRITTEN_BY_A_RUN = (CONFIG, METRICS, "curves.png", SUMMARY, *APPENDED)
+RUN_DIR_VARIABLE = "GPTLAB_RUN_DIR"  # by which rank 0 tells the ranks that it launches where the run lies
+WRITTEN_BY_A_RUN = (EVENTS, TRAIN_LOG, CONFIG, METRICS, CURVES, SUMMARY)
+UNNAMED = ("experiment", "run_dir", "resume", "path", "cache_dir", "prompt")  # settings left out of a run's name
 LOCK = ".lock"
-PATIENCE = 7.0
-"""Seconds. Workers of a killed run look every 5 seconds whether it lives, and hold its lock until then."""
+LOCK_TIMEOUT = 7.0  # seconds: data workers of a killed run notice within 5, and hold its lock until then
 
 
 def is_rank_zero() -> bool:
-    """Whether this process speaks and writes for all: the first of those that a launcher started, or the only one.
+    """Whether this process writes and logs for all: the first that a launcher started, or the only one.
 
-    Lightning tells the ranks that it launches LOCAL_RANK, torchrun tells RANK too, srun SLURM_PROCID (which a shell
-    inside a SLURM job hands on to whatever it starts, so it is asked last).
+    Lightning sets LOCAL_RANK, torchrun also RANK, srun SLURM_PROCID, which a shell in a SLURM job passes on to all.
     """
-    if "RANK" in os.environ:
-        return os.environ["RANK"] == "0"
-    if "LOCAL_RANK" in os.environ:
-        return os.environ["LOCAL_RANK"] == "0" == os.environ.get("NODE_RANK", "0")
-    return os.environ.get("SLURM_PROCID", "0") == "0" == os.environ.get("NODE_RANK", "0")
+    rank = next((os.environ[name] for name in ("RANK", "LOCAL_RANK", "SLURM_PROCID") if name in os.environ), "0")
+    return rank == "0" and ("RANK" in os.environ or os.environ.get("NODE_RANK", "0") == "0")
 
 
-def check_free(wanted: str | None) -> None:
-    """Raises UserError where `run_dir=` names a directory that holds a run already."""
-    if wanted is not None and any(Path(wanted).expanduser().absolute().glob("checkpoints/*.ckpt")):
-        raise UserError(f"run_dir={wanted} holds a run already: go on with resume={wanted}, or name another directory")
+def check_free(run_dir: str | Path | None) -> None:
+    """Raises UserError if `run_dir=` names a directory that holds a checkpoint."""
+    if run_dir is not None and any(Path(run_dir).expanduser().glob("checkpoints/*.ckpt")):
+        raise UserError(f"run_dir={run_dir} holds a run already: use resume={run_dir}, or name another directory")
 
 
 @contextmanager
-def held(run_dir: Path, *, key: str, patience: float | None = None) -> Iterator[None]:
-    """Within the block no other process writes into this run; the lock goes with the process, however that ends.
+def lock_run_dir(run_dir: Path, *, key: str, timeout: float | None = None) -> Iterator[None]:
+    """Within the block no other process writes into this run. The lock ends with the process.
 
     Raises:
-        UserError: where another process is training it, also after so many seconds; `key` is what the user named it by.
+        UserError: if another process holds it for `timeout` seconds; `key` is the setting that named the run.
     """
     lock = FileLock(run_dir / LOCK)
     try:
-        try:
-            lock.acquire(timeout=0)
-        except Timeout:
-            log.info("another process has %s: waiting some seconds, in case that it was just killed", run_dir)
-            lock.acquire(timeout=PATIENCE if patience is None else patience)
+        lock.acquire(timeout=LOCK_TIMEOUT if timeout is None else timeout)
     except Timeout:
         raise UserError(f"{key}={run_dir}: another process is training this run: let it end, or stop it") from None
     try:
         yield
     finally:
-        with suppress(OSError):  # as on a disk that is gone, and on Windows, which deletes no open file
+        with suppress(OSError):  # Windows cannot delete open files
             (run_dir / LOCK).unlink()
         lock.release()
 
 
 @contextmanager
-def claimed(wanted: str | None, experiment: str) -> Iterator[Path]:
-    """The directory of a new run, for this process alone; gone again where the run does not get as far as its config.
+def create_run_dir(wanted: str | None, experiment: str, label: str = "") -> Iterator[Path]:
+    """The locked directory of a new run. It is removed again if the run does not get as far as config.yaml.
 
     Args:
-        wanted: `run_dir=`; None for outputs/<experiment>/<date_time>, with a suffix where that is taken.
-        experiment: what the default is filed under.
+        wanted: `run_dir=`; None for outputs/<experiment>/<date_time>_<label>, with a suffix if that is taken.
+        experiment, label: parts of the default.
 
     Raises:
-        UserError: where it holds a run that was begun, where another process has it, or where it cannot be made.
+        UserError: if it holds a run or other files of such names, is locked, or cannot be made.
     """
-    place = Path(wanted).expanduser().absolute() if wanted is not None else Path("outputs", experiment).absolute()
-    made = [path for path in (place, *place.parents) if not path.exists()]
-    try:
-        place.mkdir(parents=True, exist_ok=True)
-        directory = place if wanted is not None else make_new(place / datetime.now().strftime("%Y-%m-%d_%H-%M-%S"))
-        made = [directory, *made] if wanted is None else made
-        if not os.access(directory, os.W_OK):
-            raise PermissionError(None, "no permission to write", str(directory))
-    except OSError as error:
-        raise UserError(
-            f"run_dir={wanted or Path('outputs', experiment)} cannot be written ({error.strerror or error}): "
-            f"name another place with run_dir=<directory>"
-        ) from None
-    try:
-        with held(directory, key="run_dir"):
-            if wanted is not None:
-                check_free(wanted)
-                _clear(directory)
-            try:
-                yield directory
-            finally:
-                if not (directory / CONFIG).exists():
-                    (directory / TRAIN_LOG).unlink(missing_ok=True)
-    finally:
-        if not (directory / CONFIG).exists():
-            with suppress(OSError):  # the first that is not empty ends it
-                for path in made:
-                    path.rmdir()
+    name = "_".join(filter(None, (datetime.now().strftime("%Y-%m-%d_%H-%M-%S"), label)))
+    place = Path("outputs", experiment).absolute() if wanted is None else Path(wanted).expanduser().absolute()
+    created = [path for path in (place, *place.parents) if not path.exists()]
+    with ExitStack() as stack:
+        try:
+            place.mkdir(parents=True, exist_ok=True)
+            directory = make_new(place / name) if wanted is None else place
+            stack.callback(_remove_empty, [directory, *created] if wanted is None else created)
+            stack.enter_context(lock_run_dir(directory, key="run_dir"))
+        except OSError as error:
+            raise UserError(f"run_dir={wanted or place} cannot be written ({error.strerror}): name another") from None
+        check_free(wanted)
+        _remove_unsaved_run(directory)
+        try:
+            yield directory
+        finally:
+            if not (directory / CONFIG).exists():
+                _remove_unsaved_run(directory)
 
 
-def _clear(directory: Path) -> None:
-    """Take away what a run has left that ended before its first checkpoint: it is started over."""
-    leftovers = [path for pattern in WRITTEN_BY_A_RUN for path in directory.glob(pattern)]
-    config = directory / CONFIG
-    if leftovers and not (config.is_file() and "_target_: gptlab." in config.read_text(errors="replace")):
-        raise UserError(f"run_dir={directory} holds a {leftovers[0].name} that is no run's: name another directory")
-    for leftover in leftovers:
-        leftover.unlink()
+def _remove_unsaved_run(directory: Path) -> None:
+    """Delete the files of a run that ended before its first checkpoint. One that was killed early has events only.
+
+    Raises:
+        UserError: if a file has the name of a run's, but no run wrote it.
+    """
+    files, config = [path for pattern in WRITTEN_BY_A_RUN for path in directory.glob(pattern)], directory / CONFIG
+    is_run = config.is_file() and "_target_: gptlab." in config.read_text(errors="replace")
+    foreign = [] if is_run else [path.name for path in files if not path.match(EVENTS)]
+    if foreign:
+        raise UserError(f"run_dir={directory} holds a {foreign[0]} that no run wrote: name another directory")
+    for file in files:
+        file.unlink()
+
+
+def _remove_empty(directories: list[Path]) -> None:
+    with suppress(OSError):  # the first directory that is not empty ends it
+        for directory in directories:
+            directory.rmdir()
+
+
+def run_label(overrides: list[str]) -> str:
+    """What a command changes, for the name of its run: `lr-1e-3_d_model-64`. Paths and experiments are left out."""
+    pairs = [(key.lstrip("+").rpartition(".")[2], value) for key, _, value in (o.partition("=") for o in overrides)]
+    parts = [f"{key}-{value}" for key, value in pairs if key not in UNNAMED and len(value) <= 20 and "/" not in value]
+    return re.sub(r"[^\w.+-]", "", "_".join(parts))[:60]
 
 
 def make_new(directory: Path) -> Path:
-    """Make a directory, with a suffix where the name is taken."""
-    candidate, number = directory, 1
-    while True:
-        try:
+    """Create a directory, with a suffix if the name is taken."""
+    for number in itertools.count(1):
+        candidate = directory if number == 1 else directory.with_name(f"{directory.name}-{number}")
+        with suppress(FileExistsError):  # another run began in the same second
             candidate.mkdir()
-        except FileExistsError:  # another run began in the same second
-            number += 1
-            candidate = directory.with_name(f"{directory.name}-{number}")
-        else:
             return candidate
-
-
-def forget_ranks() -> None:
-    """Behind a run: the next one in this process has ranks, and a directory, of its own."""
-    for name in (HANDED_OVER, GOES_ON):
-        os.environ.pop(name, None)
+    raise AssertionError
 
 
 def shared_by_ranks(choose: Callable[[], Path], *, wanted: str | None) -> Path:
-    """Rank 0 chooses a directory, the others are told: one run, one directory.
+    """Rank 0 chooses a directory and tells the others.
 
-    Ranks that Lightning launches inherit the environment of rank 0. Under torchrun the ranks come up side by side, and
-    the store that torchrun itself serves carries the choice. Elsewhere all must be told the same `run_dir=`.
+    Ranks that Lightning launches inherit rank 0's environment. Under torchrun its own store carries the choice. Under
+    other launchers all ranks need the same `run_dir=`.
 
     Raises:
-        UserError: as `choose`; and where ranks came up side by side with nothing to ask.
+        UserError: as `choose`; or if a rank cannot know the choice.
     """
+    under_torchrun = "TORCHELASTIC_RUN_ID" in os.environ
     if is_rank_zero():
         directory = choose()
-        os.environ[HANDED_OVER] = str(directory)
-        if "TORCHELASTIC_RUN_ID" in os.environ:
-            _torchrun_store().set(HANDED_OVER, str(directory))
+        os.environ[RUN_DIR_VARIABLE] = str(directory)
+        if under_torchrun:
+            _torchrun_store().set(RUN_DIR_VARIABLE, str(directory))
         return directory
-    if "TORCHELASTIC_RUN_ID" in os.environ:
-        return Path(_torchrun_store().get(HANDED_OVER).decode())
-    if HANDED_OVER in os.environ:
-        return Path(os.environ[HANDED_OVER])
-    if wanted is not None:
-        return Path(wanted).expanduser().absolute()
-    raise UserError("several ranks were started side by side: tell them all the same run_dir=<directory>")
+    told = _torchrun_store().get(RUN_DIR_VARIABLE).decode() if under_torchrun else os.environ.get(RUN_DIR_VARIABLE)
+    if told is None and wanted is None:
+        raise UserError("several ranks were started side by side: give them all the same run_dir=<directory>")
+    return Path(told or str(wanted)).expanduser().absolute()
 
 
-def _torchrun_store():  # type: ignore[no-untyped-def]
+def forget_ranks() -> None:
+    """After a run: the next one in this process chooses its own directory."""
+    os.environ.pop(RUN_DIR_VARIABLE, None)
+
+
+def _torchrun_store() -> Any:
     from torch.distributed import PrefixStore, TCPStore
 
-    restart = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
     store = TCPStore(os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"]), is_master=False)
-    return PrefixStore(f"gptlab/{restart}", store)
+    return PrefixStore(f"gptlab/{os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}", store)

@@ -1,48 +1,54 @@
-"""The files of a run directory, as one run leaves them to the session that goes on with it."""
+"""The files of a run directory, and what a later session reads of them."""
 
-import hashlib
 import json
 import os
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import yaml
 
-from gptlab.files import PARTIAL, as_yaml, write_whole
-from gptlab.training.log import TRAIN_LOG
+from gptlab.files import PARTIAL, write_yaml
 
-CONFIG, SUMMARY = "config.yaml", "summary.json"
+CONFIG, SUMMARY, METRICS, TRAIN_LOG, CURVES = "config.yaml", "summary.json", "metrics.csv", "train.log", "curves.png"
+EVENTS = "events.out.tfevents.*"
 LAST, PREVIOUS, BEST = "last.ckpt", "previous.ckpt", "best.ckpt"
-SEAL = "# unchanged since the run wrote it: "
 
 LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
-"""Plain data alone; libyaml's where it is there, for the other needs a second for two hundred runs."""
+"""Reads plain data only. libyaml's is used if it is there: the other one needs a second for two hundred runs."""
 
-APPENDED = (TRAIN_LOG, "events.out.tfevents.*")
-"""What grows by records that do not say of which step they are; metrics.csv's do."""
+
+@dataclass(frozen=True)
+class ResumeState:
+    """What earlier sessions of a run have left."""
+
+    run_dir: Path | None = None  # None for a new run
+    checkpoint: Path | None = None  # the newest one that can be read; None if the run has not saved yet
+    steps: int = 0  # optimizer steps done in it
+    stored: dict[str, Any] = field(default_factory=dict)  # what gptlab stored in it: configuration, tokenizer ...
+    log_sizes: dict[str, int] = field(default_factory=dict)  # of TensorBoard's files when it was saved, in bytes
+    complaints: tuple[str, ...] = ()  # about newer checkpoints that cannot be read
+
+    @property
+    def validation_pending(self) -> bool:
+        return self.stored.get("validation_pending", False)
 
 
 def write_config(run_dir: Path, config: dict[str, Any]) -> None:
-    """The configuration for people, with a checksum behind it by which a damaged file is known."""
-    text = as_yaml(config)
-    write_whole(run_dir / CONFIG, f"{text}{SEAL}{_checksum(text)}\n")
+    write_yaml(run_dir / CONFIG, config)
 
 
 def read_config(run_dir: Path) -> dict[str, Any] | None:
-    """What `write_config` wrote; None where that is not what is there now."""
+    """The run's configuration; None if config.yaml cannot be read, or is no run's."""
     try:
-        text, _, checksum = (run_dir / CONFIG).read_text(encoding="utf-8").rpartition(SEAL)
-    except (OSError, UnicodeDecodeError):
+        config = LOADER((run_dir / CONFIG).read_text(encoding="utf-8")).get_single_data()
+    except (OSError, UnicodeDecodeError, yaml.YAMLError):
         return None
-    return LOADER(text).get_single_data() if checksum.strip() == _checksum(text) else None
-
-
-def _checksum(text: str) -> str:
-    return hashlib.sha256(text.encode()).hexdigest()[:16]
+    return config if isinstance(config, dict) and {"model", "optimizer"} <= config.keys() else None
 
 
 def read_summary(run_dir: Path) -> dict[str, Any]:
-    """The content of summary.json; nothing where it cannot be read."""
+    """The content of summary.json; empty if it cannot be read."""
     try:
         content = json.loads((run_dir / SUMMARY).read_text(encoding="utf-8"))
     except (OSError, ValueError):
@@ -50,27 +56,17 @@ def read_summary(run_dir: Path) -> dict[str, Any]:
     return content if isinstance(content, dict) else {}
 
 
-def appended_sizes(run_dir: Path) -> dict[str, int]:
-    """How long the files are that only grow: with this in a checkpoint, what is written later can be cut off."""
-    return {path.name: path.stat().st_size for pattern in APPENDED for path in run_dir.glob(pattern)}
+def log_sizes(run_dir: Path) -> dict[str, int]:
+    """Sizes of TensorBoard's files. The lines of metrics.csv say their step, and train.log is kept whole."""
+    return {path.name: path.stat().st_size for path in run_dir.glob(EVENTS)}
 
 
-def _traceback(log: Path, start: int) -> bytes:
-    """What a log has, behind a place, of why the run failed: that is still to be read."""
-    later = log.read_bytes()[start:]
-    begin = later.find(b"Traceback (most recent call last)")
-    return later[later.rfind(b"\n", 0, begin) + 1 :] if begin >= 0 else b""
-
-
-def cut_back(run_dir: Path, sizes: dict[str, int]) -> None:
-    """Bring those files to the lengths that they had; those that came later go. Leftovers of broken writes go too."""
-    for path in [path for pattern in APPENDED for path in run_dir.glob(pattern)]:
+def truncate_logs(run_dir: Path, sizes: dict[str, int]) -> None:
+    """Cut TensorBoard's files to these sizes, and delete later ones and partial files."""
+    for path in run_dir.glob(EVENTS):
         if path.name not in sizes:
             path.unlink()
         elif path.stat().st_size > sizes[path.name]:
-            why = _traceback(path, sizes[path.name]) if path.name == TRAIN_LOG else b""
             os.truncate(path, sizes[path.name])
-            with path.open("ab") as file:
-                file.write(why)
-    for leftover in [*run_dir.glob(f"*{PARTIAL}"), *run_dir.glob(f"checkpoints/*{PARTIAL}")]:
-        leftover.unlink()
+    for partial in [*run_dir.glob(f"*{PARTIAL}"), *run_dir.glob(f"checkpoints/*{PARTIAL}")]:
+        partial.unlink()

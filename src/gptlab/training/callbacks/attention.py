@@ -1,76 +1,61 @@
-"""What the model looks at, at each validation: one picture of every layer and head."""
+"""Attention maps in TensorBoard: one picture of every layer and head at each validation."""
 
 import logging
-import math
+from typing import Any
 
 import lightning as L
+import torch
+from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.utilities.rank_zero import rank_zero_only
 
 from gptlab.errors import UserError
-from gptlab.inspection.drawing import pixels
-from gptlab.inspection.look import MAX_TOKENS, attention_maps
-from gptlab.inspection.maps import attention_grid
+from gptlab.inspection.analyze import MAX_TOKENS
+from gptlab.inspection.drawing import attention_grid, pixels
 from gptlab.inspection.tokens import visible
-from gptlab.model import GPT
-from gptlab.tokenizer import Tokenizer
-from gptlab.training.callbacks.samples import encoded_prompt, first_words
-from gptlab.training.loggers.tensorboard import TensorBoard
-from gptlab.training.module import TrainingModule
+from gptlab.training.callbacks.samples import prompt_ids
 
 log = logging.getLogger("gptlab")
 
 KEY = "callbacks.attention.prompt"
-TAG = "attention"
 
 
 class AttentionMaps(L.Callback):
-    """Draws the attention over a prompt, the same at each validation, for TensorBoard.
+    """Draws the attention over one prompt at each validation. Training is not changed by it.
 
-    It looks through a twin that shares the model's parameters, so nothing of the model or of its training changes.
+    A model without attention weights to show costs one warning.
 
     Args:
-        prompt: the text; None takes the first words of a sentence of the validation text.
+        prompt: the text; None takes a few words of the validation data.
     """
 
     def __init__(self, *, prompt: str | None) -> None:
         self.prompt = prompt
+        self._ids: list[int] = []
+        self._has_attention = True
 
-    def rehearse(self, model: GPT, tokenizer: Tokenizer) -> None:
-        """Try all that can be known before training.
-
-        Args:
-            model: of the same kind and context, with at least MAX_TOKENS tokens; a layer is enough.
-            tokenizer: of the prompt.
-
-        Raises:
-            UserError: where the prompt has no tokens or too many, or where the attention has no weights to show.
-        """
-        ids = encoded_prompt(self.prompt, tokenizer, key=KEY) or [0]
-        most = min(MAX_TOKENS, model.context_length)
-        if len(ids) > most:
+    def setup(self, trainer: L.Trainer, module: Any, stage: str) -> None:
+        """Raises UserError if the prompt has no tokens, or more than can be shown."""
+        ids, most = prompt_ids(self.prompt, module, key=KEY), min(MAX_TOKENS, module.model.context_length)
+        if self.prompt is not None and len(ids) > most:
             raise UserError(f"{KEY} has {len(ids):,} tokens: at most {most:,} can be shown of this model")
-        try:
-            attention_maps(model, list(range(most)))
-        except ValueError as error:
-            raise UserError(f"callbacks.attention: {error}") from None
+        self._ids = ids[:most]
 
     @rank_zero_only
-    def on_validation_end(self, trainer: L.Trainer, module: L.LightningModule) -> None:
-        assert isinstance(module, TrainingModule)
-        boards = [logger for logger in trainer.loggers if isinstance(logger, TensorBoard)]
-        if not boards or not math.isfinite(module.metrics["val/loss"]):
-            return  # nowhere to show it, or nothing to be seen in weights that are nan
-        ids = encoded_prompt(self.prompt, module.tokenizer, key=KEY) or first_words(
-            trainer.datamodule.val.tokens,  # type: ignore[attr-defined]
-            module.tokenizer,
-        )
-        assert isinstance(module.model, GPT)
+    def on_validation_end(self, trainer: L.Trainer, module: Any) -> None:
+        boards = [logger for logger in trainer.loggers if isinstance(logger, TensorBoardLogger)]
+        if not boards or not self._has_attention:
+            return
+        why = f"{type(module.model).__name__} has no attention weights"
         try:
             with trainer.precision_plugin.forward_context():
-                maps = attention_maps(module.model, ids[: module.model.context_length])
-        except ValueError as error:  # in few bits, rounding can be coarse: a picture must not cost the run
-            log.warning("no attention picture: %s", error)
-            return
-        picture = pixels(attention_grid(maps, visible(module.tokenizer.decode(ids))))
-        for board in boards:
-            board.log_image(TAG, picture, trainer.global_step)
+                maps = module.model.capture(torch.tensor([self._ids], device=module.device)).attention
+        except ValueError as error:
+            maps, why = None, str(error)
+        if maps is None:
+            log.warning("callbacks.attention shows no attention: %s", why)
+            self._has_attention = False
+        elif maps.isfinite().all():
+            title = visible(module.tokenizer.decode(self._ids))
+            picture = pixels(attention_grid(maps.numpy(), title, causal=module.model.causal))
+            for board in boards:
+                board.experiment.add_image("attention", picture, trainer.global_step, dataformats="HWC")

@@ -1,25 +1,30 @@
-"""curves.png: the picture that a person looks at first."""
+"""curves.png: loss and perplexity over steps and tokens."""
 
 import logging
 import time
 from pathlib import Path
+from typing import Any
 
 import lightning as L
+import numpy as np
 from lightning.pytorch.utilities.rank_zero import rank_zero_only
 
-from gptlab.training.curves import draw_curves
-from gptlab.training.metrics import METRICS
+from gptlab.training.drawing import frame, running_mean, save, short
+from gptlab.training.metrics import read_metrics
+from gptlab.training.run_files import CURVES, METRICS
 from gptlab.training.stops import Interrupted
 
 log = logging.getLogger("gptlab")
 
+TRAIN, TRAIN_MEAN, VAL = "#b9c6d6", "#3b6ea5", "#d1603d"
+
 
 class Curves(L.Callback):
-    """Redraws curves.png at a validation, at most once in so many seconds, and at the end.
+    """Draws curves.png at validations and at the end of the run.
 
     Args:
         directory: the run directory, with metrics.csv in it.
-        every_seconds: a picture costs some tenths of a second; a short run draws only its last.
+        every_seconds: least time between two pictures; one takes some tenths of a second.
     """
 
     def __init__(self, *, directory: str, every_seconds: float) -> None:
@@ -27,25 +32,58 @@ class Curves(L.Callback):
         self.every_seconds = every_seconds
         self._last = time.monotonic()
 
-    @rank_zero_only
-    def on_validation_end(self, trainer: L.Trainer, module: L.LightningModule) -> None:
+    def on_validation_end(self, *_: Any) -> None:
         if time.monotonic() - self._last >= self.every_seconds:
-            self._draw(trainer)
+            self.on_fit_end()
 
-    @rank_zero_only
-    def on_fit_end(self, trainer: L.Trainer, module: L.LightningModule) -> None:
-        self._draw(trainer)
-
-    @rank_zero_only
     def on_exception(self, trainer: L.Trainer, module: L.LightningModule, exception: BaseException) -> None:
         if isinstance(exception, Interrupted):
-            self._draw(trainer)
+            self.on_fit_end()
 
-    def _draw(self, trainer: L.Trainer) -> None:
-        for logger in trainer.loggers:
-            logger.save()  # the row of this very step
-        try:
-            draw_curves(self.directory / METRICS, self.directory / "curves.png")
-        except Exception as error:  # a full disk, or numbers of a callback that nobody thought of: no run ends by it
-            log.warning("curves.png could not be drawn (%s)", str(error).splitlines()[0])
+    @rank_zero_only
+    def on_fit_end(self, *_: Any) -> None:
         self._last = time.monotonic()
+        try:
+            draw_curves(self.directory / METRICS, self.directory / CURVES)
+        except Exception as error:  # a missing picture does not end the run
+            log.warning("curves.png could not be drawn (%s)", str(error).splitlines()[0])
+
+
+def draw_curves(metrics_csv: Path, picture: Path) -> None:
+    """Draw a metrics.csv, if it holds a step. The picture is written atomically."""
+    from matplotlib.figure import Figure  # half a second
+
+    metrics = {name: np.array(values) for name, values in read_metrics(metrics_csv).items()}
+    if "step" not in metrics or metrics["step"].max() == 0:
+        return
+    figure = Figure(figsize=(9, 4.5), dpi=130, layout="constrained")
+    figure.suptitle("/".join(picture.resolve().parts[-3:-1]), fontsize="small", x=0.01, ha="left", color="0.4")
+    axes: Any = figure.subplots()
+    steps, train, val = metrics["step"], metrics["train/loss"], metrics["val/loss"]
+    trained, validated = ~np.isnan(train), ~np.isnan(val)
+    mean = running_mean(train[trained], window=max(1, len(train) // 50))
+    axes.plot(steps[trained], train[trained], color=TRAIN, linewidth=0.8, label="train, each step")
+    axes.plot(steps[trained], mean, color=TRAIN_MEAN, linewidth=1.8, label="train, running mean")
+    label = f"validation, best {np.nanmin(val):.3f}" if validated.any() else None
+    axes.plot(steps[validated], val[validated], "o-", color=VAL, linewidth=1.8, markersize=4, label=label)
+    axes.set(xlabel="optimizer steps", ylabel="loss, nats per token")
+    with np.errstate(all="ignore"):
+        _second_scales(axes, tokens_per_step=float(np.nanmax(metrics["tokens"][steps > 0] / steps[steps > 0])))
+    frame(axes)
+    axes.legend(frameon=False)
+    save(figure, picture)
+
+
+def _second_scales(axes: Any, *, tokens_per_step: float) -> None:
+    """Tokens above, perplexity on the right."""
+    from matplotlib.ticker import FixedLocator, MaxNLocator
+
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    axes.xaxis.set_major_formatter(lambda value, _: f"{value:,.0f}")
+    tokens = axes.secondary_xaxis("top", functions=(lambda s: s * tokens_per_step, lambda t: t / tokens_per_step))
+    tokens.set_xlabel("tokens", fontsize="small")
+    tokens.xaxis.set_major_formatter(lambda value, _: short(value))
+    perplexity = axes.secondary_yaxis("right")  # the same scale with other numbers on it
+    perplexity.set_ylabel("perplexity", fontsize="small")
+    perplexity.yaxis.set_major_locator(FixedLocator(axes.get_yticks()))
+    perplexity.yaxis.set_major_formatter(lambda loss, _: short(float(np.exp(min(loss, 50.0)))))

@@ -1,4 +1,4 @@
-"""The line that a person watches: loss, tokens per second, and how long it will take."""
+"""Progress: training loss, tokens per second, and the remaining time."""
 
 import logging
 import sys
@@ -15,84 +15,82 @@ from gptlab.training.module import TrainingModule
 
 log = logging.getLogger("gptlab")
 
+LONG_RUN = 1.0  # hours: a run that needs longer says so
+ESTIMATE_STEPS = 4  # of this session, before the estimate
+SHOWN = {
+    "val/loss": "val loss {:.3f}",
+    "val/perplexity": "val perplexity {:.1f}",
+    "val/bits_per_byte": "bits/byte {:.3f}",
+}
+
 
 class ProgressLine(L.Callback):
-    """A bar in a terminal; elsewhere a plain line now and then. Each validation gets a line that stays.
+    """A progress bar in a terminal, elsewhere a line now and then. Each validation writes a line.
+
+    The training loss is the mean over the last steps, as in summary.json.
 
     Args:
-        every_seconds: time between two plain lines.
+        every_seconds: time between two lines.
     """
 
     def __init__(self, *, every_seconds: float) -> None:
         self.every_seconds = every_seconds
         self._bar: Progress | None = None
         self._last_line = 0.0
+        self._first_step = 0  # of this session
 
     @rank_zero_only
     def on_train_start(self, trainer: L.Trainer, module: L.LightningModule) -> None:
         self._last_line = time.monotonic()
-        console = _console()
-        if console is None:
-            return
-        self._bar = Progress(
-            TextColumn("training"),
-            BarColumn(),
-            MofNCompleteColumn(),
-            TextColumn("{task.fields[now]}  ETA"),
-            TimeRemainingColumn(compact=True),
-            console=console,
-            transient=True,
-            redirect_stdout=sys.stdout.isatty(),  # else its lines go where it goes
-        )
-        self._task = self._bar.add_task(
-            "training", total=trainer.max_steps, completed=trainer.global_step, now="the first step"
-        )
-        self._bar.start()
+        self._first_step = trainer.global_step
+        console = Console(file=sys.stderr)
+        if console.is_terminal:
+            columns = (TextColumn("training"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.description}  ETA"))
+            on_stdout = sys.stdout.isatty()
+            eta = TimeRemainingColumn(compact=True)
+            self._bar = Progress(*columns, eta, console=console, transient=True, redirect_stdout=on_stdout)
+            self._bar.add_task("first step", total=trainer.max_steps, completed=trainer.global_step)
+            self._bar.start()
 
     @rank_zero_only
-    def on_train_batch_end(self, trainer: L.Trainer, module: L.LightningModule, *_: Any) -> None:
-        assert isinstance(module, TrainingModule)
-        step, metrics = trainer.global_step, module.metrics
+    def on_train_batch_end(self, trainer: L.Trainer, module: Any, *_: Any) -> None:
+        now = f"{_train_loss(module)}  {module.metrics['tokens_per_second']:,.0f} tokens/s"
+        self._estimate(trainer, module)
         if self._bar is not None:
-            now = f"loss {metrics['train/loss']:.3f}  {metrics['tokens_per_second']:,.0f} tokens/s"
-            with suppress(OSError):  # a terminal that was closed
-                self._bar.update(self._task, completed=step, now=now)
+            self._bar.update(self._bar.task_ids[0], completed=trainer.global_step, description=now)
         elif time.monotonic() - self._last_line >= self.every_seconds:
             self._last_line = time.monotonic()
-            eta = (trainer.max_steps - step) * metrics["tokens"] / step / max(metrics["tokens_per_second"], 1e-9)
-            log.info(
-                "step %d/%d  loss %.3f  %s tokens/s  ETA %d:%02d",
-                *(step, trainer.max_steps, metrics["train/loss"], f"{metrics['tokens_per_second']:,.0f}"),
-                *divmod(round(eta), 60),
-            )
+            eta = "ETA {}:{:02d}".format(*divmod(round(_seconds_left(trainer, module)), 60))
+            log.info("step %d/%d  %s  %s", trainer.global_step, trainer.max_steps, now, eta)
+
+    def _estimate(self, trainer: L.Trainer, module: TrainingModule) -> None:
+        """Say once, soon after the start, if the run will take hours."""
+        if trainer.global_step == self._first_step + ESTIMATE_STEPS:
+            hours, device = _seconds_left(trainer, module) / 3600, module.device.type
+            if hours > LONG_RUN:
+                log.info("this run will take about %.3g hours on this machine (%s); Ctrl-C stops it", hours, device)
 
     @rank_zero_only
-    def on_validation_end(self, trainer: L.Trainer, module: L.LightningModule) -> None:
-        assert isinstance(module, TrainingModule)
-        metrics = module.metrics
-        bits = f"  bits/byte {metrics['val/bits_per_byte']:.3f}" if "val/bits_per_byte" in metrics else ""
-        train_loss = module.recent_train_loss
-        train = f"train loss {train_loss:.3f}  " if train_loss is not None else ""  # None before the first step
-        log.info(
-            "step %d/%d  %sval loss %.3f  val perplexity %.1f%s",
-            *(trainer.global_step, trainer.max_steps, train),
-            *(metrics["val/loss"], metrics["val/perplexity"], bits),
-        )
+    def on_validation_end(self, trainer: L.Trainer, module: Any) -> None:
+        numbers = [form.format(module.metrics[name]) for name, form in SHOWN.items() if name in module.metrics]
+        line = "  ".join(filter(None, (_train_loss(module), *numbers)))
+        log.info("step %d/%d  %s", trainer.global_step, trainer.max_steps, line)
 
-    def on_train_end(self, trainer: L.Trainer, module: L.LightningModule) -> None:
-        self._stop()
-
-    def on_exception(self, trainer: L.Trainer, module: L.LightningModule, exception: BaseException) -> None:
-        self._stop()
-
-    def _stop(self) -> None:
+    def on_train_end(self, *_: Any) -> None:
         if self._bar is not None:
-            with suppress(OSError):
+            with suppress(OSError):  # the terminal was closed
                 self._bar.stop()
             self._bar = None
 
+    def on_exception(self, *_: Any) -> None:
+        self.on_train_end()
 
-def _console() -> Console | None:
-    """The terminal, or None where output is not one."""
-    console = Console(file=sys.stderr)
-    return console if console.is_terminal else None
+
+def _train_loss(module: TrainingModule) -> str:
+    loss = module.recent_train_loss
+    return "" if loss is None else f"train loss {loss:.3f}"  # None before the first step
+
+
+def _seconds_left(trainer: L.Trainer, module: TrainingModule) -> float:
+    tokens_per_step = module.n_tokens / trainer.global_step
+    return (trainer.max_steps - trainer.global_step) * tokens_per_step / module.clock.recent_tokens_per_second

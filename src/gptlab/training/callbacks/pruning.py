@@ -1,36 +1,34 @@
-"""A trial of a sweep reports each validation, and ends where others did better."""
+"""Report each validation of a trial to its sweep, and end the trial if others did better."""
 
 import logging
 from collections.abc import Callable
+from typing import Any
 
 import lightning as L
 
-from gptlab.training.module import TrainingModule
 from gptlab.training.stops import Pruned
 
 log = logging.getLogger("gptlab")
 
 
 class Pruning(L.Callback):
-    """Reports a number of each validation, with the step; raises Pruned where that is the answer.
+    """Reports a metric after each validation between the first and the last step; raises Pruned if the trial is pruned.
 
-    It comes behind the callbacks that save. Neither before the first step nor behind the last one is anything pruned.
+    It comes after the callbacks that save.
 
     Args:
-        metric: its name among those that the module logs, `val/loss`.
-        report: takes the number and the step, and says whether the run is to be pruned. The first rank alone asks.
+        metric: a metric that the module logs, `val/loss`.
+        report: gets the value and the step, returns whether to prune the run. Only the first rank calls it.
     """
 
     def __init__(self, *, metric: str, report: Callable[[float, int], bool]) -> None:
         self.metric = metric
         self._report = report
 
-    def on_validation_end(self, trainer: L.Trainer, module: L.LightningModule) -> None:
-        assert isinstance(module, TrainingModule)
+    def on_validation_end(self, trainer: L.Trainer, module: Any) -> None:
         step = trainer.global_step
-        if step == 0 or step >= trainer.max_steps:
-            return
-        is_pruned = trainer.is_global_zero and self._report(module.metrics[self.metric], step)
-        if trainer.strategy.broadcast(is_pruned):
-            log.info("pruned at step %d: other trials of the sweep did better", step)
-            raise Pruned
+        if 0 < step < trainer.max_steps:
+            is_pruned = trainer.is_global_zero and self._report(module.metrics[self.metric], step)
+            if trainer.strategy.broadcast(is_pruned):
+                log.info("pruned at step %d: other trials of the sweep did better", step)
+                raise Pruned

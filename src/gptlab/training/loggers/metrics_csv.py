@@ -1,4 +1,4 @@
-"""metrics.csv: one row a step, as it is written."""
+"""metrics.csv: one row per step."""
 
 import csv
 import io
@@ -10,109 +10,75 @@ from lightning.fabric.utilities.rank_zero import rank_zero_only
 from lightning.pytorch.loggers import Logger
 
 from gptlab.files import whole_file
-from gptlab.training.appended import AppendedFile
 from gptlab.training.metrics import COLUMNS, METRICS, read_rows
 
 log = logging.getLogger("gptlab")
 
 
 class CSV(Logger):
-    """metrics.csv: one row a logged step, append-only and flushed.
+    """Writes each logged value at once. Training and validation metrics of a step share its row.
 
-    A step's training and validation numbers come one after the other; the row is written when the next step begins, or
-    at a save. A number that has no column yet, of an objective with metrics of its own, gets one.
+    The columns are fixed by the first row: COLUMNS, `further_columns`, and the metrics of that row. A metric that comes
+    later is left out, with one warning.
     """
+
+    name, version = "csv", ""
 
     def __init__(self, *, save_dir: str) -> None:
         super().__init__()
         self.path = Path(save_dir) / METRICS
-        self._file = AppendedFile(self.path)
-        self._row: dict[str, float] = {}
-        self._columns: list[str] = []  # of the file; none before its first row
-        self._resumed_at: int | None = None
+        self.further_columns: list[str] = []
+        self._columns: list[str] = []
+        self._row: dict[str, str] = {}  # of the current step
+        self._row_start = 0  # its place in the file, in bytes
+        self._left_out: set[str] = set()
 
-    @property
-    def name(self) -> str:
-        return "csv"
-
-    @property
-    def version(self) -> str:
-        return ""
-
-    @rank_zero_only
     def log_hyperparams(self, *args: Any, **kwargs: Any) -> None:
         """config.yaml has them."""
 
     @rank_zero_only
     def log_metrics(self, metrics: dict[str, float], step: int | None = None) -> None:
-        if self._row and (step or 0) < self._row["step"]:  # of a callback that counts from 0
-            step = int(self._row["step"])
-        if self._row and self._row["step"] != step:
-            self._write_row()
-        self._row = {**self._row, **metrics, "step": step or 0}
-
-    @rank_zero_only
-    def save(self) -> None:
-        """The row under way, and all before it, on the disk."""
-        self._write_row()
-        self._file.sync()
-
-    def _write_row(self) -> None:
-        if not self._row:
-            return
-        row = {name: str(_rounded(value)) for name, value in self._row.items()}
-        new = [name for name in row if name not in (self._columns or COLUMNS)]
-        is_there = self._row["step"] == self._resumed_at  # the validation that an interrupted session had no time for
-        self._row = {}
+        """Raises OSError if the file cannot be written."""
         if not self._columns:
-            self._columns = [*COLUMNS, *new]
-            self._file.append(_line(self._columns, {name: name for name in self._columns}))
-        elif new or is_there:
-            self._file.sync()
-            rows = read_rows(self.path)
-            if is_there:
-                rows[-1] |= row
-            try:
-                self._rewrite([*self._columns, *new], rows)
-            except OSError as error:
-                log.warning(
-                    "%s cannot be written (%s): it lacks %s", self.path, error.strerror or error, ", ".join(row)
-                )
-        if not is_there:
-            self._file.append(_line(self._columns, row))
-
-    def _rewrite(self, columns: list[str], rows: list[dict[str, str]]) -> None:
-        """The file anew. Raises OSError, and leaves the old one then."""
-        self._file.close()
-        with whole_file(self.path) as file:
-            file.writelines(_line(columns, row) for row in [{name: name for name in columns}, *rows])
-        self._columns = columns
+            self._columns = list(dict.fromkeys([*COLUMNS, *self.further_columns, *metrics]))
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            self.path.write_bytes(_line(self._columns))
+        known = {name: _rounded(value) for name, value in metrics.items() if name in self._columns}
+        unknown = metrics.keys() - known.keys() - self._left_out - {"epoch"}
+        if unknown:
+            log.warning("metrics.csv has no column for %s, which other loggers have", ", ".join(sorted(unknown)))
+            self._left_out |= unknown
+        if not known:
+            return
+        number = max(step or 0, int(self._row.get("step", 0)))  # other callbacks may count from 0
+        if self._row.get("step") != str(number):
+            self._row, self._row_start = {"step": str(number)}, self.path.stat().st_size
+        self._row |= known
+        with self.path.open("r+b", buffering=0) as file:
+            file.seek(self._row_start)
+            file.write(_line([self._row.get(name, "") for name in self._columns]))
+            file.truncate()
 
     @rank_zero_only
     def resume_at(self, step: int) -> None:
-        """Cut what an interrupted session wrote after the step that the run goes on from. Raises OSError."""
-        rows = [row for row in read_rows(self.path) if int(row["step"]) <= step]
-        if rows:
-            self._rewrite(list(rows[0]), rows)
-            self._resumed_at = step if int(rows[-1]["step"]) == step else None
-        elif step == 0:
+        """Drop the rows after `step`. Metrics that are logged for `step` itself go to its row. Raises OSError."""
+        columns, rows = read_rows(self.path)
+        rows = [row for row in rows if int(row[columns.index("step")]) <= step]
+        if not rows:
             self.path.unlink(missing_ok=True)
-        elif self.path.exists():
-            aside = self.path.with_name(f"{self.path.name}.damaged")
-            self.path.replace(aside)
-            log.warning("%s has no row that can be read: put aside as %s", self.path, aside.name)
-
-    @rank_zero_only
-    def finalize(self, status: str) -> None:
-        self.save()
-        self._file.close()
+            return
+        self._columns, self._row = columns, dict(zip(columns, rows[-1], strict=True))
+        lines = [_line(row) for row in [columns, *rows]]
+        self._row_start = sum(map(len, lines[:-1]))
+        with whole_file(self.path) as file:
+            file.writelines(lines)
 
 
-def _line(columns: list[str], row: dict[str, str]) -> bytes:
+def _line(values: list[str]) -> bytes:
     text = io.StringIO()
-    csv.DictWriter(text, columns, restval="", extrasaction="ignore", lineterminator="\n").writerow(row)
+    csv.writer(text, lineterminator="\n").writerow(values)
     return text.getvalue().encode()
 
 
-def _rounded(value: float) -> str | float:
-    return value if isinstance(value, int) else f"{value:.6g}"
+def _rounded(value: float) -> str:
+    return str(int(value)) if float(value).is_integer() else f"{value:.6g}"
