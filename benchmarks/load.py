@@ -1,7 +1,8 @@
-"""How long loading a GPT-2 takes and what memory, beside transformers' from_pretrained on the same directory.
+"""Time and memory of loading a GPT-2, compared with transformers' from_pretrained on the same directory.
 
     python benchmarks/load.py               # random weights in the shape of GPT-2 small, 0.5 GB of temporary files
-    python benchmarks/load.py <directory>   # or a Hugging Face directory that is there
+    python benchmarks/load.py <directory>   # a Hugging Face directory
+    python benchmarks/load.py --tiny        # a tiny model, one round: does the benchmark run?
 
 Both load and then make one forward pass over 8 tokens: transformers maps the file and reads it when the weights are
 used, gptlab transposes four matrices of each block while it reads, so only the sum can be compared. Neither loads a
@@ -20,7 +21,7 @@ from pathlib import Path
 LOAD = {
     "gptlab": """
 from gptlab.checkpoint import hugging_face
-hugging_face._read_tokenizer = lambda *_: None
+hugging_face._read_tokenizer = lambda *_: None  # by hand, because it may need a download
 def load(): return hugging_face.load_directory(Path(directory), directory).model
 def logits(model, tokens): return model(tokens)
 """,
@@ -68,23 +69,26 @@ def measure(who: str, directory: str) -> list[float]:
     return [float(number) for number in run.stdout.split()]
 
 
-def make(directory: Path) -> None:
+def make(directory: Path, *, tiny: bool) -> None:
     from transformers import GPT2Config, GPT2LMHeadModel
 
-    GPT2LMHeadModel(GPT2Config()).save_pretrained(directory)
+    sizes = {"n_layer": 1, "n_embd": 16, "n_head": 2, "vocab_size": 64, "n_positions": 16} if tiny else {}
+    GPT2LMHeadModel(GPT2Config(**sizes)).save_pretrained(directory)
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("directory", nargs="?")
-    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--rounds", type=int, default=5, help="loads that are measured, after one that is not")
+    parser.add_argument("--tiny", action="store_true", help="a tiny model and one round")
     arguments = parser.parse_args()
+    n_rounds = 1 if arguments.tiny else arguments.rounds
     with tempfile.TemporaryDirectory() as temporary:
         directory = arguments.directory or temporary
         if arguments.directory is None:
-            make(Path(temporary))
+            make(Path(temporary), tiny=arguments.tiny)
         found: dict[str, list[list[float]]] = {who: [] for who in LOAD}
-        for number in range(arguments.rounds + 1):
+        for number in range(n_rounds + 1):
             for who in LOAD:
                 numbers = measure(who, directory)
                 if number > 0:  # the first brings the file into the system's cache

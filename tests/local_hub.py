@@ -9,7 +9,6 @@ import functools
 import hashlib
 import json
 import os
-import socket
 import tempfile
 import threading
 from dataclasses import dataclass, field
@@ -54,7 +53,6 @@ class LocalHub(ThreadingHTTPServer):
         """As fresh from the start: no repositories, no requests, nothing goes wrong."""
         self.repositories: dict[str, Repository] = {}
         self.requests: list[tuple[str, str, str | None]] = []  # method, path, Range
-        self.cut_once: dict[str, int] = {}  # the connection is lost after so many bytes of this file, once
         self.status: int | None = None  # every answer is this one
 
     @property
@@ -161,12 +159,7 @@ class Handler(BaseHTTPRequestHandler):
         self.end_headers()
         if self.command == "HEAD":
             return None
-        cut = self.server.cut_once.pop(file, None)
-        self.wfile.write(content[start:] if cut is None else content[start : start + cut])
-        if cut is not None:
-            self.wfile.flush()
-            self.connection.shutdown(socket.SHUT_RDWR)
-            self.close_connection = True
+        self.wfile.write(content[start:])
         return None
 
     def take(self, path: str, body: bytes) -> None:

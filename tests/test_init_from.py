@@ -41,7 +41,7 @@ def test_a_run_begins_with_the_weights_sizes_and_tokenizer(gptlab: Command, star
         "train", *START, *FROZEN, "context_length=24", "init_from=start", "run_dir=run", "model.dropout=0.1"
     )
     assert result.status == 0, result.err
-    assert "starting from start, with 24 of its 24 positions" in result.out
+    assert "starting from start, with 24 positions" in result.out
     before, after = weights("start"), weights("run")
     assert before.keys() == after.keys()
     assert all(torch.equal(before[name], after[name]) for name in before)
@@ -85,16 +85,6 @@ def test_step_0_shows_the_loss_of_the_weights_themselves(gptlab: Command, start:
     assert read_metrics(Path("run/metrics.csv"))["step"] == [0, 1, 2, 3, 4, 5, 6, 7], "no step 0 in a run that goes on"
 
 
-@pytest.mark.slow
-def test_validation_starts_where_the_weights_are(gptlab: Command, start: Path) -> None:
-    """A run of the same weights, frozen, has the loss that the model has: the head and the tokenizer fit."""
-    assert gptlab("train", *START, "init_from=start", "run_dir=first", "optimizer.lr=0.01", "max_steps=30").status == 0
-    trained = yaml.safe_load(Path("first/summary.json").read_text())
-    assert gptlab("train", *START, *FROZEN, "init_from=first", "run_dir=second").status == 0
-    again = yaml.safe_load(Path("second/summary.json").read_text())
-    assert again["best_val_loss"] == pytest.approx(trained["best_val_loss"], abs=1e-5)
-
-
 def test_a_run_with_any_tokenizer_is_a_start(gptlab: Command, workplace: Path) -> None:
     assert gptlab("train", *TINY, "run_dir=first").status == 0
     assert gptlab("train", *START, *FROZEN, "init_from=first", "run_dir=second").status == 0
@@ -131,15 +121,6 @@ def test_a_run_in_bfloat16_goes_on_in_float32(gptlab: Command, workplace: Path) 
     stored = torch.load("run/checkpoints/last.ckpt", weights_only=True)["state_dict"]
     assert {tensor.dtype for tensor in stored.values()} == {torch.float32}
     assert {tensor.dtype for tensor in weights("short").values()} == {torch.float32}
-
-
-def test_a_run_of_before_init_from_resumes(gptlab: Command, workplace: Path) -> None:
-    assert gptlab("train", *TINY, "run_dir=run").status == 0
-    config = Path("run/config.yaml")
-    config.write_text(config.read_text().replace("init_from: null\n", ""))
-    assert "init_from:" not in config.read_text()
-    result = gptlab("train", "resume=run", "max_steps=7")
-    assert result.status == 0, result.err
 
 
 def test_a_text_that_is_not_there_is_known_before_anything_is_fetched(

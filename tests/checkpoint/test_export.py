@@ -1,13 +1,10 @@
 """Models out: transformers opens what was written, and is the judge."""
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
-import tokenizers
 import torch
 from hydra.utils import get_class
 from hypothesis import HealthCheck, given, settings
@@ -20,20 +17,17 @@ from gpt2s import some_tokens
 from gptlab.checkpoint.export import export
 from gptlab.checkpoint.loaded import Loaded
 from gptlab.errors import UserError
-from gptlab.generation.decoding import generate
-from gptlab.generation.sampling import make_sampler
 from gptlab.model import GPT
 from gptlab.model.attention.plain import PlainAttention
 from gptlab.model.init import textbook
-from gptlab.tokenizer.bpe import BPETokenizer
 from gptlab.tokenizer.char import CharTokenizer
-from gptlab.tokenizer.hugging_face import HuggingFaceTokenizer
 from gptlab.tokenizer.words_unk import UnknownWordTokenizer
+from tiny_gpt import PARTS
 
 
 def make(tokenizer: Any, *, tmp: Path = Path(), vocab_size: int | None = None, **changes: Any) -> Loaded:
     sizes = {"context_length": 32, "n_layers": 2, "n_heads": 2, "d_model": 16, "dropout": 0.0}
-    options = {"qkv_bias": True, "tie_head": True, "attention": PlainAttention, "init": textbook}
+    options = {"qkv_bias": True, "tie_head": True, **PARTS, "attention": PlainAttention, "init": textbook}
     torch.manual_seed(3)
     size = vocab_size if vocab_size is not None else tokenizer.vocab_size
     model = GPT(vocab_size=size, **{**sizes, **options, **changes}).eval()  # type: ignore[arg-type]
@@ -54,7 +48,7 @@ def exported(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFa
 def test_transformers_gives_the_same_logits(exported: tuple[Loaded, Path]) -> None:
     loaded, directory = exported
     theirs = AutoModelForCausalLM.from_pretrained(directory).eval()
-    tokens = some_tokens(loaded.model.head.out_features)
+    tokens = some_tokens(loaded.model.vocab_size)
     with torch.no_grad():
         assert (theirs(tokens).logits - loaded.model(tokens)).abs().max() < 1e-5
 
@@ -80,19 +74,6 @@ def test_transformers_gives_the_same_ids_and_text(exported: tuple[Loaded, Path])
     check()
 
 
-def test_transformers_writes_the_same_greedy_text(exported: tuple[Loaded, Path]) -> None:
-    loaded, directory = exported
-    ours, theirs = loaded.needed_tokenizer(), AutoTokenizer.from_pretrained(directory)
-    model = AutoModelForCausalLM.from_pretrained(directory).eval()
-    prompt = "little cat feet"
-    greedy = make_sampler(temperature=0, top_k=None, top_p=None, generator=None)
-    new = [step[0] for step in generate(loaded.model, [ours.encode(prompt)], max_new_tokens=12, sampler=greedy)]
-    if ours.eot in new:
-        new = new[: new.index(ours.eot) + 1]
-    found = model.generate(**theirs(prompt, return_tensors="pt"), max_new_tokens=12, do_sample=False)[0]
-    assert theirs.decode(found) == ours.decode([*ours.encode(prompt), *new])
-
-
 def test_it_loads_back_bit_for_bit(exported: tuple[Loaded, Path]) -> None:
     loaded, directory = exported
     back = gptlab.load(directory)
@@ -115,23 +96,12 @@ def test_an_export_of_it_is_the_same(exported: tuple[Loaded, Path], tmp_path: Pa
         assert (tmp_path / "again" / name).read_bytes() == (exported[1] / name).read_bytes(), name
 
 
-def test_a_tokenizer_that_puts_tokens_around_a_text_puts_none_in_the_export(tmp_path: Path) -> None:
-    backend = BPETokenizer.train([POEM], vocab_size=270).to_tokenizers()
-    backend.add_special_tokens(["<s>"])
-    around = tokenizers.processors.TemplateProcessing(single="<s> $A", special_tokens=[("<s>", 270)])
-    backend.post_processor = around
-    loaded = make(HuggingFaceTokenizer(json=backend.to_str(), eot=None))
-    export(loaded, str(tmp_path / "out"), address="out")
-    theirs = AutoTokenizer.from_pretrained(tmp_path / "out")
-    assert theirs("cat feet")["input_ids"] == loaded.needed_tokenizer().encode("cat feet")
-
-
 @pytest.mark.parametrize("changes", [{"tie_head": False}, {"qkv_bias": False}, {"n_layers": 1, "n_heads": 1}])
 def test_every_shape_of_model_goes_out_and_comes_back(tmp_path: Path, changes: dict) -> None:
     loaded = make(CharTokenizer.train([POEM]), **changes)
     export(loaded, str(tmp_path / "out"), address="out")
     theirs = AutoModelForCausalLM.from_pretrained(tmp_path / "out").eval()
-    tokens = some_tokens(loaded.model.head.out_features)
+    tokens = some_tokens(loaded.model.vocab_size)
     back = gptlab.load(tmp_path / "out").model
     with torch.no_grad():
         assert (theirs(tokens).logits - loaded.model(tokens)).abs().max() < 1e-5
@@ -161,7 +131,7 @@ def test_what_others_look_for_is_there(exported: tuple[Loaded, Path]) -> None:
     assert json.loads((directory / "generation_config.json").read_text())["eos_token_id"] == config["eos_token_id"]
     assert json.loads((directory / "tokenizer_config.json").read_text())["split_special_tokens"] is True
     card = (directory / "README.md").read_text(encoding="utf-8")
-    assert card.startswith("---\nlibrary_name: transformers\n")
+    assert "\nlibrary_name: transformers\n" in card
     assert "from_pretrained('a/b')" in card
     modes = {path.stat().st_mode & 0o777 for path in directory.iterdir()}
     assert len(modes) == 1, "as readable as the user's other files"
@@ -170,15 +140,15 @@ def test_what_others_look_for_is_there(exported: tuple[Loaded, Path]) -> None:
 def test_what_is_there_is_left_alone(tmp_path: Path) -> None:
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "mine.txt").write_text("mine")
-    with pytest.raises(UserError, match="is there already"):
+    with pytest.raises(UserError, match="exists already"):
         export(make(CharTokenizer.train([POEM])), str(tmp_path / "out"), address="out")
     assert [path.name for path in (tmp_path / "out").iterdir()] == ["mine.txt"]
 
 
-def test_where_one_stands_is_no_place_for_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_working_directory_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     for place in (".", "..", "/", str(tmp_path)):
-        with pytest.raises(UserError, match="is where you stand"):
+        with pytest.raises(UserError, match="is the working directory"):
             export(make(CharTokenizer.train([POEM])), place, address="out")
     assert tmp_path.is_dir()
 
@@ -189,24 +159,3 @@ def test_an_empty_directory_is_filled_and_parents_are_made(tmp_path: Path) -> No
         export(make(CharTokenizer.train([POEM])), str(place), address="out")
         assert gptlab.load(place).tokenizer is not None
     assert sorted(path.name for path in tmp_path.iterdir()) == ["empty", "new"]
-
-
-@pytest.mark.slow
-def test_a_full_disk_leaves_nothing_behind(tmp_path: Path) -> None:
-    """A limit on the size of files stands for the disk; it holds for the whole process, so that is another one."""
-    code = f"""
-import resource, sys
-sys.path.insert(0, {str(Path(__file__).parents[1])!r})
-from pathlib import Path
-from checkpoint.test_export import make, export, CharTokenizer, POEM
-loaded = make(CharTokenizer.train([POEM]), n_layers=6, d_model=64)
-resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))
-try:
-    export(loaded, {str(tmp_path / "new" / "out")!r}, address="out")
-except Exception as error:
-    print(type(error).__name__, error)
-"""
-    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert run.stdout.startswith(f"UserError to={tmp_path / 'new' / 'out'} cannot be written (")
-    assert run.stdout.endswith("nothing of it was kept\n")
-    assert list(tmp_path.iterdir()) == []

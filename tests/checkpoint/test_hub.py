@@ -1,8 +1,6 @@
 """The Hub: the real client against a real server on this machine."""
 
-import itertools
 import os
-import re
 import subprocess
 import sys
 from pathlib import Path
@@ -30,12 +28,12 @@ def files(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def name() -> str:
-    """No other test's, for the client's cache is shared."""
+    """No other test's: all tests share the client's cache."""
     return f"user/model-{uuid4().hex[:8]}"
 
 
 def weights_of(source: str | Path) -> torch.Tensor:
-    return gptlab.load(source).model.trunk.token_embedding.weight
+    return gptlab.load(source).model.token_vectors
 
 
 def in_a_process(source: str, **environment: str) -> tuple[float, str]:
@@ -67,19 +65,12 @@ def test_names_of_repositories() -> None:
 
 
 def test_a_download_is_the_same_model(hub: LocalHub, files: Path, name: str) -> None:
-    hub.add(
-        name, {**{path.name: path.read_bytes() for path in files.iterdir()}, "pytorch_model.bin": b"never asked for"}
-    )
+    hub.add(name, {**{path.name: path.read_bytes() for path in files.iterdir()}, "pytorch_model.bin": b"not wanted"})
     assert torch.equal(weights_of(name), weights_of(files))
     assert sorted(hub.downloads()) == ["config.json", "model.safetensors"]
-
-
-def test_a_cache_hit_downloads_nothing(hub: LocalHub, files: Path, name: str) -> None:
-    hub.add(name, files)
-    gptlab.load(name)
     hub.requests.clear()
     gptlab.load(name)
-    assert hub.downloads() == []
+    assert hub.downloads() == [], "all of it is in the cache"
 
 
 def test_gpt2_is_short_for_openais(hub: LocalHub, files: Path) -> None:
@@ -91,21 +82,9 @@ def test_a_revision_is_a_branch_a_tag_or_a_commit(hub: LocalHub, tmp_path: Path,
     old = hub.add(name, files, "v1").refs["v1"]
     save_gpt2(tmp_path / "new", n_layer=1)
     hub.add(name, tmp_path / "new", "main")
-    assert len(gptlab.load(name).model.trunk.blocks) == 1
-    assert len(gptlab.load(f"{name}@v1").model.trunk.blocks) == 2
-    assert len(gptlab.load(f"{name}@{old}").model.trunk.blocks) == 2
-
-
-def test_a_file_that_was_cut_short_is_thrown_away(hub: LocalHub, files: Path, name: str) -> None:
-    hub.add(name, files)
-    gptlab.load(name)
-    cached = next(
-        Path(os.environ["HF_HOME"]).glob(f"hub/models--{name.replace('/', '--')}/snapshots/*/model.safetensors")
-    )
-    cached.write_bytes(cached.read_bytes()[:-1000])
-    with pytest.raises(UserError, match=r"model\.safetensors from .* was damaged on its way, and is thrown away"):
-        gptlab.load(name)
-    assert torch.equal(weights_of(name), weights_of(files))
+    assert gptlab.load(name).model.sizes["n_layers"] == 1
+    assert gptlab.load(f"{name}@v1").model.sizes["n_layers"] == 2
+    assert gptlab.load(f"{name}@{old}").model.sizes["n_layers"] == 2
 
 
 def test_a_new_commit_is_noticed(hub: LocalHub, tmp_path: Path, files: Path, name: str) -> None:
@@ -113,16 +92,20 @@ def test_a_new_commit_is_noticed(hub: LocalHub, tmp_path: Path, files: Path, nam
     gptlab.load(name)
     save_gpt2(tmp_path / "new", n_layer=1)
     hub.add(name, tmp_path / "new")
-    assert len(gptlab.load(name).model.trunk.blocks) == 1
+    assert gptlab.load(name).model.sizes["n_layers"] == 1
 
 
-def test_an_interrupted_download_goes_on_where_it_stopped(hub: LocalHub, tmp_path: Path, name: str) -> None:
-    save_gpt2(tmp_path / "large", n_embd=256, n_layer=8)  # 25 MB: the client writes 10 MiB at a time
-    hub.add(name, tmp_path / "large")
-    hub.cut_once["model.safetensors"] = 15_000_000
-    assert torch.equal(weights_of(name), weights_of(tmp_path / "large"))
-    ranges = [given for _, path, given in hub.requests if path.endswith("model.safetensors") and given]
-    assert f"bytes={10 * 2**20}-" in ranges
+def test_a_download_that_was_cut_off_continues_later(hub: LocalHub, files: Path, name: str) -> None:
+    """The weights come last, so a cache without them is not taken for the model."""
+    hub.add(name, files)
+    hf_hub_download(name, "config.json")
+    hub.status = 503
+    with pytest.raises(UserError, match=f"{name} is no file or directory here, and cannot be loaded from .*503"):
+        gptlab.load(name)
+    hub.status = None
+    assert torch.equal(weights_of(name), weights_of(files))
+    hub.status = 503
+    assert torch.equal(weights_of(name), weights_of(files)), "a Hub in trouble, and a cache that has it"
 
 
 @pytest.mark.slow
@@ -130,78 +113,32 @@ def test_offline_finds_what_is_cached_and_says_what_is_not(hub: LocalHub, files:
     hub.add(name, files)
     gptlab.load(name)
     hub.requests.clear()
-    for environment in ({"HF_HUB_OFFLINE": "1"}, {"HF_ENDPOINT": DEAD}):
+    for environment, reason in (({"HF_HUB_OFFLINE": "1"}, "offline mode"), ({"HF_ENDPOINT": DEAD}, "refused")):
         seconds, said = in_a_process(name, **environment)
         assert said == f"{name} loaded"
-        assert seconds < 2
+        assert seconds < 10
         seconds, said = in_a_process("user/never-seen", **environment)
-        assert said.startswith("UserError: user/never-seen is no file or directory here and not in the Hub's cache")
-        reason = "HF_HUB_OFFLINE is set" if "HF_HUB_OFFLINE" in environment else f"{DEAD} cannot be reached"
+        assert said.startswith("UserError: user/never-seen is no file or directory here")
         assert reason in said
-        assert seconds < 2
+        assert seconds < 10
     assert hub.requests == []
-
-
-def test_a_cache_that_holds_a_part_is_not_taken_for_the_whole(hub: LocalHub, tmp_path: Path, name: str) -> None:
-    """Another program may have fetched the weights alone: which tokenizer is theirs, nobody knows then."""
-    save_gpt2(tmp_path / "files", vocab_size=50257, n_embd=4)
-    hub.add(name, tmp_path / "files")
-    hf_hub_download(name, "config.json")
-    hub.status = 503
-    with pytest.raises(UserError, match=r"holds only a part of it \(no model\.safetensors\), and .*503"):
-        gptlab.load(name)
-    hub.status = None
-    hf_hub_download(name, "model.safetensors")
-    hub.status = 503
-    with pytest.raises(UserError, match=r"holds only a part of it \(no tokenizer\.json\), and .*503"):
-        gptlab.load(name)
-
-
-def test_a_hub_in_trouble_is_no_hindrance_for_what_is_cached(hub: LocalHub, files: Path, name: str) -> None:
-    hub.add(name, files)
-    gptlab.load(name)
-    hub.status = 503
-    assert torch.equal(weights_of(name), weights_of(files))
-    with pytest.raises(UserError, match=r"user/other is no file .* answered .*503"):
-        gptlab.load("user/other")
 
 
 def test_what_does_not_exist_is_named(hub: LocalHub, files: Path, name: str) -> None:
     with pytest.raises(
-        UserError, match=f"{name} is no file or directory here, and {hub.address}/{name} does not exist"
+        UserError, match=f"{name} is no file or directory here, .*{hub.address}/{name}: it does not exi"
     ):
         gptlab.load(name)
     hub.add(name, files)
-    with pytest.raises(UserError, match=f"{name}@v9: {hub.address}/{name} has no revision v9"):
+    with pytest.raises(UserError, match=f"{hub.address}/{name}: it has no revision v9"):
         gptlab.load(f"{name}@v9")
-
-
-def test_a_missing_file_is_named_before_anything_large_is_fetched(hub: LocalHub, files: Path, name: str) -> None:
-    whole = {path.name: path.read_bytes() for path in files.iterdir()}
-    hub.add(name, {file: content for file, content in whole.items() if file != "config.json"})
-    with pytest.raises(UserError, match=r"has no config\.json"):
-        gptlab.load(name)
-    assert hub.downloads() == []
-    other = f"{name}-2"
-    hub.add(other, {"config.json": whole["config.json"], "pytorch_model.bin": b"a pickle"})
-    with pytest.raises(UserError, match=r"has pytorch_model\.bin and no model\.safetensors: a pickle"):
-        gptlab.load(other)
-    assert hub.downloads() == []
-
-
-def test_progress_is_a_line_now_and_then_where_there_is_no_terminal(
-    hub: LocalHub, tmp_path: Path, name: str, capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    save_gpt2(tmp_path / "large", n_embd=256, n_layer=8)
-    hub.add(name, tmp_path / "large")
-    ticks = itertools.count(0, 60)
-    monkeypatch.setattr("gptlab.checkpoint.progress.time.monotonic", lambda: float(next(ticks)))
-    capsys.readouterr()
-    gptlab.load(name)
-    lines = capsys.readouterr().err.splitlines()
-    assert lines[0] == f"downloading {name}, 25.4 MB"
-    assert re.fullmatch(r"  \d+ of 25 MB", lines[-1])
-    assert all(re.fullmatch(r"  \d+ of \d+ MB", line) for line in lines[1:])
+    hub.add(f"{name}-2", {"pytorch_model.bin": b"a pickle"})
+    with pytest.raises(UserError, match=r"it has no config\.json"):
+        gptlab.load(f"{name}-2")
+    hub.add(f"{name}-3", {"config.json": (files / "config.json").read_bytes(), "pytorch_model.bin": b"a pickle"})
+    with pytest.raises(UserError, match=r"it has no model\.safetensors, and only safetensors are read"):
+        gptlab.load(f"{name}-3")
+    assert hub.downloads() == ["config.json"]
 
 
 def test_a_private_repository_opens_with_the_users_token(
@@ -216,7 +153,7 @@ def test_a_private_repository_opens_with_the_users_token(
 
 def test_a_gated_repository_says_where_to_agree(hub: LocalHub, files: Path, name: str) -> None:
     hub.add(name, files).gated = True
-    with pytest.raises(UserError, match="asks its users to agree to terms first"):
+    with pytest.raises(UserError, match=f"{name}: agree to its terms there"):
         gptlab.load(name)
 
 
@@ -246,14 +183,14 @@ def test_a_push_that_is_refused_says_what_the_hub_said(
     hub: LocalHub, files: Path, name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("HF_TOKEN", "hf_may-read")
-    with pytest.raises(UserError, match=f"push_to={name}: the Hub refused .*403"):
+    with pytest.raises(UserError, match=f"push_to={name}: .*403"):
         push(files, name)
-    for wrong in ("a/b/c", "user/model@v1", "with space/x", "gpt2", "user/a--b", "user/x.git"):
-        with pytest.raises(UserError, match="is no repository's name"):
+    for wrong in ("a/b/c", "user/model@v1", "with space/x", "gpt2"):
+        with pytest.raises(UserError, match="is not a repository's name"):
             check_can_push(wrong)
 
 
-def test_gpt2s_vocabulary_comes_from_the_hub_where_tiktokens_server_cannot_be_reached(
+def test_gpt2s_vocabulary_comes_from_the_hub_if_tiktokens_server_cannot_be_reached(
     hub: LocalHub, tmp_path: Path
 ) -> None:
     vocabulary = ROOT.parent / "shared" / "data" / "tiktoken-cache" / "6d1cbeee0f20b3d9449abfede4726ed8212e3aee"
@@ -264,7 +201,7 @@ def test_gpt2s_vocabulary_comes_from_the_hub_where_tiktokens_server_cannot_be_re
         **os.environ,
         "TIKTOKEN_CACHE_DIR": str(tmp_path / "empty"),
         "HF_HOME": str(tmp_path / "hub-cache"),
-        "HTTPS_PROXY": DEAD,  # whatever is not on this machine cannot be reached
+        "HTTPS_PROXY": DEAD,  # nothing outside of this machine can be reached
         "NO_PROXY": "127.0.0.1",
     }
 

@@ -1,80 +1,77 @@
-"""A model out of gptlab: a directory that transformers, and all that speaks its format, opens."""
+"""A model as a directory that transformers, and every program that reads its format, opens."""
 
 import json
-import os
+import shlex
 import shutil
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from safetensors import SafetensorError
 from safetensors.torch import save_file
-from torch import Tensor
 
-from gptlab.checkpoint.card import model_card
-from gptlab.checkpoint.hugging_face import CHECKSUMS, CONFIG, TOKENIZER, TOKENIZER_CONFIG, WEIGHTS, checksum
+from gptlab.checkpoint.hub import is_repository, repository_of
+from gptlab.checkpoint.hugging_face import CONFIG, TOKENIZER, TOKENIZER_CONFIG, WEIGHTS
 from gptlab.checkpoint.loaded import Loaded
-from gptlab.directories import absolute, made_whole
 from gptlab.errors import UserError
+from gptlab.files import absolute, made_whole
 from gptlab.model import gpt2
 
 GENERATION_CONFIG, CARD, CURVES = "generation_config.json", "README.md", "curves.png"
+USE = """```python
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+tokenizer = AutoTokenizer.from_pretrained({address!r})
+model = AutoModelForCausalLM.from_pretrained({address!r})
+ids = tokenizer({prompt!r}, return_tensors="pt")
+print(tokenizer.decode(model.generate(**ids, max_new_tokens=50)[0]))
+```
+
+or `{command}`.
+"""
 
 
 def check_free(to: str) -> Path:
-    """The directory to make. Raises UserError where something is there already."""
+    """The directory to make. Raises UserError if something is there already."""
     directory = absolute(to)
     if directory.is_symlink() or directory.is_file() or (directory.is_dir() and any(directory.iterdir())):
-        raise UserError(f"to={to} is there already: name a directory that is not")
+        raise UserError(f"to={to} exists already: name a new directory")
     return directory
 
 
 def export(loaded: Loaded, to: str, *, address: str) -> list[str]:
-    """Write a model as a Hugging Face directory in GPT-2's layout.
+    """Write a model as a Hugging Face directory in GPT-2's layout, whole or not at all.
 
-    Everything is written beside the final name and synced; the name comes last. Memory: one copy of the weights that
-    the layout transposes.
-
-    Args:
-        loaded: the model and what belongs to it.
-        to: the directory to make.
-        address: what a reader of the model card will load it by.
-
-    Returns:
-        What could not be handed on, in sentences for a person; empty where all was.
-
-    Raises:
-        UserError: where GPT-2's layout has no place for the model; where the directory exists or cannot be written.
+    The model card names the repository or directory `address`. Returns sentences about what could not be exported.
+    Raises UserError if the layout has no place for the model, or the directory exists or cannot be written.
     """
     directory = check_free(to)
     try:
-        tensors = gpt2.write_weights(loaded.model)
+        tensors = gpt2.write_weights(loaded.model)  # type: ignore[arg-type]
     except ValueError as error:
         raise UserError(f"{loaded.name} cannot be exported: {error}") from None
     tokenizer, complaints = _tokenizer_files(loaded)
     eot = loaded.tokenizer.eot if loaded.tokenizer is not None else None
-    with made_whole(directory, to, clear=Path.rmdir) as partial:  # only an empty one is cleared
-        _save_weights(partial / WEIGHTS, tensors)
-        _write_json(partial / CONFIG, gpt2.config(loaded.model, eot=eot))
-        _write_json(partial / GENERATION_CONFIG, {"bos_token_id": eot, "eos_token_id": eot, "pad_token_id": eot})
-        for name, text in tokenizer.items():
-            (partial / name).write_text(text, encoding="utf-8")
-        curves = loaded.path.parent.parent / CURVES
-        if loaded.path.parent.name == "checkpoints" and os.access(curves, os.R_OK):
+    curves = loaded.path.parent.parent / CURVES
+    has_curves = loaded.path.parent.name == "checkpoints" and curves.is_file()
+    prompt = loaded.example_prompt() if tokenizer else None
+    files = {
+        CONFIG: _json(gpt2.config(loaded.model, eot=eot)),  # type: ignore[arg-type]
+        GENERATION_CONFIG: _json({"bos_token_id": eot, "eos_token_id": eot, "pad_token_id": eot}),
+        **tokenizer,
+        CARD: _card(loaded, directory.name, address, prompt, has_curves),
+    }
+    with made_whole(directory, to, clear=Path.rmdir) as partial:  # removes an empty directory only
+        save_file(tensors, partial / WEIGHTS, metadata={"format": "pt"})
+        for name, text in files.items():
+            (partial / name).write_text(text, encoding="utf-8", errors="replace")
+        if has_curves:
             shutil.copyfile(curves, partial / CURVES)
-        shutil.copymode(partial / CONFIG, partial / WEIGHTS)  # safetensors makes files that only their owner reads
-        card = model_card(
-            loaded,
-            title=directory.name,
-            address=address,
-            has_tokenizer=bool(tokenizer),
-            has_curves=(partial / CURVES).is_file(),
-        )
-        (partial / CARD).write_text(card, encoding="utf-8", errors="replace")
+        shutil.copymode(partial / CONFIG, partial / WEIGHTS)  # safetensors makes files that only their owner can read
     return complaints
 
 
 def _tokenizer_files(loaded: Loaded) -> tuple[dict[str, str], list[str]]:
-    """Contents of tokenizer files by name, and what to tell the user where there are none."""
+    """Contents of tokenizer files by name, and what to tell the user if there are none."""
     if loaded.tokenizer is None:
         return {}, [f"{loaded.name} has no tokenizer, so the export has none"]
     backend = loaded.tokenizer.to_tokenizers()
@@ -82,37 +79,66 @@ def _tokenizer_files(loaded: Loaded) -> tuple[dict[str, str], list[str]]:
         kind = type(loaded.tokenizer).__name__
         return {}, [f"the vocabulary of this {kind} cannot be expressed as a tokenizer.json, so the export has none"]
     eot = loaded.tokenizer.eot
-    end = backend.id_to_token(eot) if eot is not None else None
     unk = getattr(loaded.tokenizer, "unk", None)
+    special = {"bos_token": eot, "eos_token": eot, "pad_token": eot, "unk_token": unk}
     settings = {
         "tokenizer_class": "PreTrainedTokenizerFast",
         "model_max_length": loaded.model.context_length,
         "clean_up_tokenization_spaces": False,
         "split_special_tokens": True,  # text that spells a special token is text, as it is here
-        **({"bos_token": end, "eos_token": end, "pad_token": end} if end is not None else {}),
-        **({"unk_token": backend.id_to_token(unk)} if unk is not None else {}),
+        **{name: backend.id_to_token(id_) for name, id_ in special.items() if id_ is not None},
     }
-    return {TOKENIZER: backend.to_str(), TOKENIZER_CONFIG: json.dumps(settings, indent=2) + "\n"}, []
+    return {TOKENIZER: backend.to_str(), TOKENIZER_CONFIG: _json(settings)}, []
 
 
-def _save_weights(path: Path, tensors: dict[str, Tensor]) -> None:
-    checksums = json.dumps({name: checksum(tensor) for name, tensor in tensors.items()})
-    try:
-        save_file(tensors, path, metadata={"format": "pt", CHECKSUMS: checksums})
-    except SafetensorError as error:  # what a full disk is called there
-        raise OSError(str(error)) from None
-    _order_metadata(path)
+def _json(content: dict[str, Any]) -> str:
+    return json.dumps(content, indent=2) + "\n"
 
 
-def _order_metadata(path: Path) -> None:
-    """Safetensors writes its metadata in an order of chance, and the same model shall be the same file."""
-    with path.open("r+b") as file:
-        n_bytes = int.from_bytes(file.read(8), "little")
-        header = json.loads(file.read(n_bytes))
-        header["__metadata__"] = dict(sorted(header["__metadata__"].items()))
-        file.seek(8)
-        file.write(json.dumps(header, separators=(",", ":")).ljust(n_bytes).encode())
+def _card(loaded: Loaded, title: str, address: str, prompt: str | None, has_curves: bool) -> str:
+    """README.md: a model card, with the metadata that the Hub reads at its head."""
+    from huggingface_hub import ModelCard, ModelCardData
+
+    base: Any = loaded.config.get("init_from") if loaded.training else loaded.name
+    head = ModelCardData(
+        library_name="transformers",
+        pipeline_tag="text-generation",
+        tags=["gptlab", "gpt2"],
+        base_model=repository_of(base) if is_repository(base) and not Path(base).exists() else None,
+    )
+    use = "There are no tokenizer files here; `AutoModelForCausalLM` of transformers loads the model.\n"
+    if prompt is not None:
+        command = f"gptlab generate checkpoint={shlex.quote(address)} prompt={shlex.quote(prompt)}"
+        use = USE.format(address=address, prompt=prompt, command=command)
+    n_parameters = sum(parameter.numel() for parameter in loaded.model.parameters())
+    tokenizer = type(loaded.tokenizer).__name__ if loaded.tokenizer is not None else None
+    parts = [
+        f"---\n{head.to_yaml()}\n---\n\n# {title}\n",
+        f"A GPT in GPT-2's layout, {'trained and ' if loaded.training else ''}written by gptlab {version('gptlab')}.\n",
+        "![training and validation loss](curves.png)\n" if has_curves else "",
+        f"## Model\n\n{_table({'parameters': n_parameters, **loaded.model.sizes, 'tokenizer': tokenizer})}",
+        f"## Training\n\n{_table(_training(loaded))}" if loaded.training else "",
+        f"## Use\n\n{use}",
+    ]
+    return str(ModelCard("\n".join(filter(None, parts))))
 
 
-def _write_json(path: Path, content: dict[str, Any]) -> None:
-    path.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+def _training(loaded: Loaded) -> dict[str, Any]:
+    """What it was trained on, how, and with which result; of paths only the names."""
+    config = loaded.config
+    data, start = config.get("data") or {}, config.get("init_from")
+    return {
+        "data": Path(data["path"]).name if data.get("path") else str(data.get("_target_")).rpartition(".")[2],
+        "started from": Path(start).name if start is not None and Path(start).is_absolute() else start,
+        "lr": (config.get("optimizer") or {}).get("lr"),
+        "dropout": config["model"].get("dropout"),
+        "batch_size": config.get("batch_size"),
+        "seed": str(config.get("seed")),
+        **loaded.training,
+    }
+
+
+def _table(rows: dict[str, Any]) -> str:
+    forms = {int: "{:,}", float: "{:.5g}"}
+    cells = {name: forms.get(type(value), "{}").format(value) for name, value in rows.items() if value is not None}
+    return "| | |\n|---|---|\n" + "".join(f"| {name} | {cell} |\n" for name, cell in cells.items())

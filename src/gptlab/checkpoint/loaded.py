@@ -1,5 +1,6 @@
-"""What loading gives, wherever it comes from."""
+"""What `load` returns."""
 
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,59 +11,111 @@ from torch import Tensor
 
 from gptlab import build
 from gptlab.errors import UserError
-from gptlab.model import GPT
+from gptlab.generation.sampling import make_sampler
+from gptlab.generation.stream import continue_texts
+from gptlab.model import LanguageModel
+from gptlab.model.base import tied_parameters
 from gptlab.tokenizer import Tokenizer
 
 
 @dataclass(frozen=True)
 class Loaded:
-    """A model with what belongs to it.
+    """A model and what belongs to it.
 
     Attributes:
         model: in evaluation mode, on the CPU.
-        tokenizer: the one that it was trained with; None where a Hugging Face directory has none.
-        config: plain data: the resolved configuration of its run, or what a Hugging Face directory says of one.
+        tokenizer: the one that it was trained with; None if a Hugging Face directory has none.
+        config: the resolved configuration of the run, or as much of one as a Hugging Face directory tells.
         path: the checkpoint file or the directory that it came from.
-        name: what was asked for.
-        training: what its checkpoint says of its training (steps, tokens, seconds, val_loss, val_perplexity,
-            val_bits_per_byte); empty where nothing is known.
+        name: what the user asked for.
+        training: steps, tokens, seconds, val_loss and other metrics of a run; empty if they are not known.
+        prompt: a few words of the text that it was trained on; empty if they are not known.
     """
 
-    model: GPT
+    model: LanguageModel
     tokenizer: Tokenizer | None
     config: build.Config
     path: Path
     name: str
     training: dict[str, Any]
+    prompt: str = ""
 
     def needed_tokenizer(self) -> Tokenizer:
-        """The tokenizer. Raises UserError where there is none."""
+        """The tokenizer. Raises UserError if there is none."""
         if self.tokenizer is None:
             raise UserError(f"{self.name} has no tokenizer that can be read (no tokenizer.json in {self.path})")
         return self.tokenizer
 
+    def prompt_ids(self, prompt: str) -> list[int]:
+        """The ids of a prompt: of an empty one, the end-of-text token. Raises UserError if there are none."""
+        tokenizer = self.needed_tokenizer()
+        try:
+            ids = tokenizer.encode(prompt)
+        except ValueError as error:
+            raise UserError(f"prompt={prompt!r}: {error}") from None
+        if not ids and tokenizer.eot is not None:
+            return [tokenizer.eot]
+        if not ids:
+            raise UserError("the prompt is empty, and this tokenizer has no end-of-text token: prompt=<text>")
+        return ids
+
     def example_prompt(self) -> str:
-        """A text that the tokenizer knows, for commands to paste; empty where none can be thought of."""
+        """A text that the tokenizer can encode, for commands to paste; empty if none is found."""
+        tokenizer = self.needed_tokenizer()
         samples = (self.config.get("callbacks") or {}).get("samples") or {}
-        for prompt in (samples.get("prompt"), "Once upon a time", "Once"):
+        for prompt in (self.prompt, samples.get("prompt"), "Once upon a time", "Once"):
             with suppress(ValueError):
-                if prompt and self.needed_tokenizer().encode(prompt):
+                if prompt and tokenizer.encode(prompt):
                     return prompt
-        words = (self.needed_tokenizer().decode([id_]) for id_ in range(self.model.head.out_features))
+        words = (tokenizer.decode([id_]) for id_ in range(tokenizer.vocab_size))
         return next((word for word in words if word.isalnum()), "")
 
+    def generate(
+        self,
+        prompt: str,
+        *,
+        max_new_tokens: int = 200,
+        temperature: float = 0.8,
+        top_k: int | None = None,
+        top_p: float | None = None,
+        greedy: bool = False,
+        seed: int = 1337,
+        stop: str | Sequence[str] = (),
+    ) -> str:
+        """The continuation of a prompt, without the prompt. The settings are those of `gptlab generate`.
 
-def filled(model: GPT, weights: dict[str, Tensor]) -> GPT:
-    """A meta model with these tensors as its weights, not copies of them where they are float32; a tied head stays so.
+        Raises ValueError if a setting is out of range, UserError if the tokenizer cannot encode the prompt.
+        """
+        sampler = make_sampler(
+            temperature=0.0 if greedy else temperature,
+            top_k=top_k,
+            top_p=top_p,
+            generator=torch.Generator(self.model.device).manual_seed(seed),
+        )
+        pieces = continue_texts(
+            self.model,
+            self.needed_tokenizer(),
+            [self.prompt_ids(prompt)],
+            max_new_tokens=max_new_tokens,
+            sampler=sampler,
+            stops=[stop] if isinstance(stop, str) else stop,
+        )
+        return "".join(new_text for _, new_text in pieces)
 
-    Raises:
-        RuntimeError: where names or shapes differ.
+
+def restored(config: build.Config, vocab_size: int, weights: dict[str, Tensor]) -> LanguageModel:
+    """The model that a configuration describes, with these tensors themselves as its weights, in float32.
+
+    Of names that share a tensor, the first is enough. Raises RuntimeError if names or shapes differ.
     """
-    tied = model.is_tied
-    weights = {name: weight.to(torch.float32) for name, weight in weights.items()}  # a run may have kept bfloat16
-    if tied:
-        weights = {**weights, "head.weight": weights["trunk.token_embedding.weight"]}
-    model.load_state_dict(weights, assign=True)
-    if tied:  # assigning has made two of one
-        model.head.weight = model.trunk.token_embedding.weight
-    return model
+    model = build.meta_model(config, vocab_size)
+    if {name for name, _ in model.named_buffers()} - model.state_dict().keys():  # computed by the constructor
+        model = build.model(config, vocab_size)
+    tied = tied_parameters(model)
+    weights = {name: weight.float() if weight.is_floating_point() else weight for name, weight in weights.items()}
+    shared = {name: weights[first] for name, first in tied.items() if first in weights}
+    model.load_state_dict({**weights, **shared}, assign=True)
+    for name, first in tied.items():  # assigning has made two parameters of one
+        owner, _, attribute = name.rpartition(".")
+        setattr(model.get_submodule(owner), attribute, model.get_parameter(first))
+    return model.eval()

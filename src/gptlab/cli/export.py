@@ -1,54 +1,48 @@
-"""`gptlab export`: hand a model on, in the format that the rest of the ecosystem opens."""
+"""`gptlab export`: write a model in the format that other programs open."""
 
 import shlex
+from dataclasses import dataclass
+from functools import partial
 
 from omegaconf import DictConfig
 
 from gptlab import build
 from gptlab.checkpoint import hub
 from gptlab.checkpoint.export import check_free, export
-from gptlab.cli.asked_for import load_asked_for
 from gptlab.cli.compose import run_command
 from gptlab.cli.explain import command_line
+from gptlab.cli.load import load_or_newest
 from gptlab.cli.report import shortened
-from gptlab.errors import UserError
-from gptlab.signals import END_OF_PROCESS, answering, leave
+from gptlab.signals import END_OF_PROCESS, leave, signal_handler
 
 
-def main(arguments: list[str]) -> int:
-    """The exit status of one export command."""
-    return run_command(run_export, config_name="export", arguments=arguments)
+@dataclass(frozen=True)
+class ExportSettings:
+    checkpoint: str | None
+    trust: str | list[str] | None
+    to: str
+    push_to: str | None
 
 
 def run_export(cfg: DictConfig) -> int:
-    """Write the directory, say what is in it, and upload it where that is asked for."""
-    settings = build.export_settings(build.resolve(cfg))
+    """Write the directory, upload it if the settings ask for that, and print what to do next."""
+    settings = build.settings_of(ExportSettings, build.resolve(cfg))
     directory = check_free(settings.to)
     if settings.push_to is not None:
         hub.check_can_push(settings.push_to)
-    loaded = load_asked_for(settings.checkpoint)
-    print(f"exporting {settings.checkpoint or shortened(loaded.path)}", flush=True)
-    address = settings.push_to if settings.push_to is not None else directory.name
-    with answering(*END_OF_PROCESS, by=leave):
-        complaints = export(loaded, settings.to, address=address)
+    loaded = load_or_newest(settings.checkpoint, trust=settings.trust)
+    with signal_handler(*END_OF_PROCESS, handler=leave):
+        complaints = export(loaded, settings.to, address=settings.push_to or directory.name)
     place = shortened(directory)
-    for path in sorted(directory.iterdir()):
-        print(f"  {place}/{path.name}  {path.stat().st_size:,} bytes")
-    for complaint in complaints:
-        print(complaint)
-
-    upload = f"hf upload {shlex.quote(settings.push_to or f'<user>/{directory.name}')} {shlex.quote(place)}"
+    print("\n".join([f"wrote {place}: {', '.join(sorted(path.name for path in directory.iterdir()))}", *complaints]))
     if settings.push_to is not None:
-        print(f"uploading to {settings.push_to}", flush=True)
-        try:
-            print(f"uploaded: {hub.push(directory, settings.push_to)}")
-        except UserError as error:
-            raise UserError(f"{error}; {place} is whole, once more: {upload}") from None
-    print("\nnext:")
-    prompt = loaded.example_prompt() if not complaints else ""
-    if prompt:
+        print(f"uploaded: {hub.push(directory, settings.push_to)}")
+    else:
+        print(f"upload it with: hf upload {shlex.quote(f'<user>/{directory.name}')} {shlex.quote(place)}")
+    print(f"\nnext:\n  add a license to {place}/README.md")
+    if prompt := loaded.example_prompt() if not complaints else "":
         print(f"  {command_line('generate', checkpoint=settings.push_to or place, prompt=prompt)}")
-    print(f"  look at {place}/README.md: it states no license yet")
-    if settings.push_to is None:
-        print(f"  {upload}")
     return 0
+
+
+main = partial(run_command, run_export, config_name="export")
