@@ -1,4 +1,4 @@
-"""Tokens as people read them."""
+"""Readable token texts."""
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -7,7 +7,6 @@ from conftest import HARD, POEM
 from gptlab.inspection.tokens import token_texts, visible
 from gptlab.tokenizer.bpe import BPETokenizer
 from gptlab.tokenizer.char import CharTokenizer
-from gptlab.tokenizer.words import WordTokenizer
 
 BPE = BPETokenizer.train([POEM], vocab_size=280)
 
@@ -41,11 +40,6 @@ def test_what_decodes_to_nothing_is_its_id() -> None:
 def test_a_replacement_character_that_was_typed_stays() -> None:
     characters = CharTokenizer.train(["a\ufffd"])
     assert token_texts(characters, [0, 1]) == {0: "a", 1: "\ufffd"}
-
-
-def test_words_are_words() -> None:
-    words = WordTokenizer.train(["The fog comes."])
-    assert sorted(token_texts(words, range(words.vocab_size)).values()) == [".", "The", "comes", "fog"]
 
 
 @settings(max_examples=60, deadline=None)

@@ -1,28 +1,52 @@
-"""`gptlab compare`: the curves of any runs in one picture, and their results in a table. Imports no Lightning."""
+"""`gptlab compare`: the curves of runs in one picture, and their results in a table. Imports no Lightning."""
 
+import os
 from collections.abc import Iterator
-from dataclasses import fields
+from dataclasses import dataclass, fields
 from pathlib import Path
 
 import numpy as np
-from hydra._internal.utils import get_args_parser
 from omegaconf import DictConfig
 
 from gptlab import build
 from gptlab.arguments import nearest
 from gptlab.cli.compose import run_command
 from gptlab.cli.report import counted, shortened
-from gptlab.comparison.labels import group, seeds
-from gptlab.comparison.lines import Line, make_lines, series, smoothing
-from gptlab.comparison.picture import draw
-from gptlab.comparison.runs import Run, find_runs
-from gptlab.comparison.table import table
+from gptlab.comparison.curves import BITS_PER_BYTE, Line, draw, make_lines, smoothing, table
+from gptlab.comparison.runs import Run, common_parent, differences, find_runs, group, seeds
 from gptlab.errors import UserError
-from gptlab.settings import CompareSettings
 from gptlab.training.metrics import COLUMNS, METRICS, read_metrics
 from gptlab.training.run_files import read_config
 
+OVER = ("steps", "tokens", "seconds")
+PICTURES = (".png", ".pdf", ".svg")
+LOSS = "val/loss"
+PER_TOKEN = ("train/loss", LOSS, "val/perplexity")
 NO_METRICS = {"step", "tokens", "seconds"}
+TAKES_A_VALUE = {"--config-dir", "-cd", "--package", "-p", "--cfg", "-c"}
+"""Flags of Hydra's that are followed by a word of their own."""
+
+
+@dataclass(frozen=True)
+class CompareSettings:
+    """The settings of compare.yaml."""
+
+    runs: str | list[str]
+    over: str
+    metric: str | None
+    to: str | None
+
+    def __post_init__(self) -> None:
+        if not self.directories or "" in self.directories:
+            raise ValueError("runs= is empty: name run directories, or directories with runs (gptlab compare outputs)")
+        if self.over not in OVER:
+            raise ValueError(f"over={self.over} must be {' or '.join(OVER)}{nearest(self.over, OVER)}")
+        if self.to is not None and not self.to.lower().endswith(PICTURES):
+            raise ValueError(f"to={self.to} must end in {' or '.join(PICTURES)}: it names the picture")
+
+    @property
+    def directories(self) -> list[str]:
+        return [self.runs] if isinstance(self.runs, str) else self.runs
 
 
 def main(arguments: list[str]) -> int:
@@ -31,66 +55,69 @@ def main(arguments: list[str]) -> int:
 
 
 def compare(cfg: DictConfig) -> int:
-    """Find, read, draw, and print."""
-    settings = build.compare_settings(build.resolve(cfg))
-    picture = _checked_place(settings.to)
+    """Find the runs, read them, draw, and print."""
+    settings = build.settings_of(CompareSettings, build.resolve(cfg))
     runs = [_read(directory) for directory in find_runs(settings.directories)]
-    column = _column(settings.metric, runs)
-    measured = [run for run in runs if len(series(run, column, over=settings.over, window=1).steps)]
+    picture = _picture(settings.to, runs)
+    different = differences(runs)
+    column = _column(settings.metric, runs, different)
+    metric = column.replace("/", "_")
+    measured = [run for run in runs if run.has(column) and run.has("step")]
     if not measured:
-        raise UserError(f"none of the {len(runs)} runs has a {settings.metric} yet: there is nothing to draw")
+        raise UserError(f"none of the {len(runs)} runs has a {metric} yet: there is nothing to draw")
     groups, notes = group(measured)
     window = smoothing(measured, column)
     lines = make_lines(groups, column, over=settings.over, window=window)
-    draw(lines, picture, column=column, over=settings.over, window=window)
+    caveat = _caveat(column, different)
+    draw(lines, picture, column=column, over=settings.over, window=window, caveat=caveat)
 
-    without = [
-        f"{shortened(run.directory)} has no {settings.metric} yet: left out" for run in runs if run not in measured
-    ]
-    for note in [*without, *notes, *_cut_short(lines)]:
+    without = [f"{shortened(run.directory)} has no {metric} yet: left out" for run in runs if run not in measured]
+    for note in [*without, *notes, *_cut_short(lines), *([caveat] if caveat else [])]:
         print(note)
-    print(f"{counted(len(measured), 'run')}, {counted(len(lines), 'line')}\n")
-    for row in table(lines, column, metric=settings.metric):
+    print(f"{counted(len(measured), 'run')}, {counted(len(lines), 'line')}, sorted by {metric}\n")
+    for row in table(lines, column, metric=metric):
         print(f"  {row}")
-    print(f"\n{shortened(picture)}: {settings.metric} over {settings.over}")
+    print(f"\n{shortened(picture)}: {metric} over {settings.over}")
     return 0
 
 
-def _with_directories(words: list[str]) -> Iterator[str]:
+def _with_directories(arguments: list[str]) -> Iterator[str]:
     """`a b over=tokens` as `runs=a runs=b over=tokens`.
 
-    A directory with a `=` in its name, as those of sweeps may have, is known by being there, or by a slash before it.
+    A directory with a `=` in its name, as in sweeps, is recognized if it exists or has a slash before the `=`.
     """
-    flags = [action for action in get_args_parser()._actions if action.nargs is None]
-    takes_a_value = {name for flag in flags for name in flag.option_strings}
     settings = {field.name for field in fields(CompareSettings)}
     before = ""
-    for word in words:
+    for word in arguments:
         key, equals, _ = word.partition("=")
         is_directory = not equals or "/" in key or (key not in settings and Path(word).is_dir())
-        is_directory = is_directory and not word.startswith("-") and before not in takes_a_value
+        is_directory = is_directory and not word.startswith("-") and before not in TAKES_A_VALUE
         yield f"runs={word}" if is_directory else word
         before = word
 
 
-def _checked_place(to: str) -> Path:
-    """Where the picture goes. Raises UserError where it cannot."""
-    picture = Path(to).expanduser().absolute()
-    if picture.is_dir():
-        raise UserError(f"to={to} is a directory: name the picture in it")
-    if not picture.parent.is_dir():
-        raise UserError(f"to={to}: there is no directory {picture.parent}")
+def _picture(to: str | None, runs: list[Run]) -> Path:
+    """Where the picture is written: beside the runs by default. Raises UserError if it cannot be."""
+    picture = common_parent(runs) / "compare.png" if to is None else Path(to).expanduser().absolute()
+    if picture.is_dir() or not os.access(picture.parent, os.W_OK):
+        raise UserError(f"{picture} cannot be written: name the picture with to=")
     return picture
 
 
 def _read(directory: Path) -> Run:
     config = read_config(directory)
     metrics = {name: np.array(values) for name, values in read_metrics(directory / METRICS).items()}
-    return Run(directory, dict(build.leaves(config)) if config is not None else None, metrics)
+    return Run(directory, dict(build.flatten(config)) if config is not None else None, metrics)
 
 
-def _column(metric: str, runs: list[Run]) -> str:
-    """The column of metrics.csv that a metric names. Raises UserError where there is none."""
+def _column(metric: str | None, runs: list[Run], different: str) -> str:
+    """The column of metrics.csv. Raises UserError if a metric names none.
+
+    By default it is the validation loss; bits per byte if losses per token do not compare and all runs have them.
+    """
+    if metric is None:
+        has_bits = all(run.has(BITS_PER_BYTE) for run in runs if run.has(LOSS)) and any(run.has(LOSS) for run in runs)
+        return BITS_PER_BYTE if different and has_bits else LOSS
     columns = dict.fromkeys([*COLUMNS, *(name for run in runs for name in run.metrics)])
     by_name = {name.replace("/", "_"): name for name in columns if name not in NO_METRICS}
     wanted = metric.replace("/", "_")
@@ -99,8 +126,17 @@ def _column(metric: str, runs: list[Run]) -> str:
     return by_name[wanted]
 
 
+def _caveat(column: str, different: str) -> str:
+    """A warning if this metric of the runs does not compare; empty otherwise."""
+    if column in PER_TOKEN and different:
+        return f"the {different} differ: values per token do not compare, and their order means nothing"
+    if column == BITS_PER_BYTE and "texts" in different:
+        return "the texts differ: bits per byte of different texts compare only roughly"
+    return ""
+
+
 def _cut_short(lines: list[Line]) -> Iterator[str]:
-    """Of lines whose runs have different steps, as where one was interrupted."""
+    """A note for each line whose runs have different steps, for instance because one was interrupted."""
     for line in lines:
         if not line.has_all:
             ends = sorted(int(its.steps[-1]) for its in line.series)

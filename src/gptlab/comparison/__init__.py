@@ -1,4 +1,4 @@
-"""Runs side by side: `runs` finds them, `labels` says in what they differ, `lines` takes means over seeds.
+"""Compare runs: `runs` finds, groups and labels them, `curves` averages over seeds, draws and prints.
 
-`picture` draws the curves, `table` writes the same for a terminal. Knows directories, and neither models nor Hydra.
+It knows run directories, and neither models nor Hydra.
 """

@@ -1,4 +1,4 @@
-"""Look inside a model: `recording` keeps attention's weights, `look` measures, `tokens` writes tokens for people.
+"""Look inside a model: `analyze` measures, `tokens` makes token texts readable, `drawing` draws attention maps.
 
-`maps` and `predictions` draw with matplotlib, `page` writes one HTML file, `board` writes for TensorBoard.
+`page` writes one HTML file, `files` a directory with that page and what TensorBoard reads.
 """

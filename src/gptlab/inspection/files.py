@@ -1,4 +1,4 @@
-"""The directory of one inspection: what is written into it, and by what an earlier one is known."""
+"""The directory of one inspection: the page, the attention maps, and what TensorBoard reads."""
 
 import re
 from pathlib import Path
@@ -6,74 +6,73 @@ from pathlib import Path
 import numpy as np
 from torch import Tensor
 
-from gptlab.inspection.board import write_board
-from gptlab.inspection.drawing import pixels, save
-from gptlab.inspection.look import Inspection
-from gptlab.inspection.maps import attention_grid, attention_of_layer
+from gptlab.inspection.analyze import Inspection
+from gptlab.inspection.drawing import attention_grid, pixels
 from gptlab.inspection.page import GENERATOR, page
-from gptlab.inspection.predictions import lens, surprise
-from gptlab.inspection.tokens import visible
+from gptlab.inspection.tokens import token_texts, visible
+from gptlab.tokenizer import Tokenizer
 
 PAGE, ATTENTION = "index.html", "attention.png"
-OURS = re.compile(
-    r"index\.html|(attention|attention-layer-\d+|surprise|predictions)\.png|events\.out\.tfevents\..*"
-    r"|projector_config\.pbtxt|\d+|\d+/token_embedding|\d+/token_embedding/(tensors|metadata)\.tsv|\.DS_Store"
+OWN_FILES = re.compile(
+    r"index\.html|attention\.png|events\.out\.tfevents\..*|projector_config\.pbtxt"
+    r"|\d+(/token_embedding(/(tensors|metadata)\.tsv)?)?|\.DS_Store"
 )
-"""All that an inspection writes, and what a file manager leaves in a folder that it shows."""
+"""Paths that an inspection writes, and what a file manager leaves in a folder that it opens."""
+N_EMBEDDINGS = 1000
+"""Token vectors in the projector: the first ids are the most frequent tokens of BPE. All of GPT-2's would be 750 MB."""
 
 
 def write_inspection(
     directory: Path,
     inspection: Inspection,
-    texts: dict[int, str],
-    embedding: Tensor,
+    tokenizer: Tokenizer,
     *,
+    token_vectors: Tensor | None,
     prompt: str,
     facts: dict[str, str],
     step: int,
 ) -> None:
-    """Fill a directory with pictures, the page, and what TensorBoard reads.
+    """Write everything into a directory.
 
     Args:
         directory: empty.
         inspection: of the prompt.
-        texts: of all ids that are shown.
-        embedding: of the tokens, (V, C).
+        tokenizer: of its ids.
+        token_vectors: (V, C), for TensorBoard's projector; None if the model has none.
         prompt: its text.
-        facts: for the head of the page, by name.
-        step: how long the model was trained, in steps.
+        facts: rows of the page's head.
+        step: optimizer steps of training.
     """
-    tokens = [texts[id_] for id_ in inspection.ids.tolist()]
-    vocab_size = len(embedding)
-    pictures = {
-        "attention/all": (ATTENTION, pixels(attention_grid(inspection.attention, visible(prompt)))),
-        "surprise": ("surprise.png", pixels(surprise(inspection, texts, vocab_size=vocab_size))),
-        "predictions": ("predictions.png", pixels(lens(inspection, texts))),
-    }
-    for number, maps in enumerate(inspection.attention, start=1):
-        picture = pixels(attention_of_layer(maps, tokens, layer=number))
-        pictures[f"attention/layer {number:02}"] = (f"attention-layer-{number:02}.png", picture)
-    for name, picture in pictures.values():
-        save(picture, directory / name)
-    shown: dict[str, np.ndarray] = {tag: picture for tag, (_, picture) in pictures.items()}
-    write_board(directory, inspection, texts, shown, embedding, step=step)
-    overview = (directory / ATTENTION).read_bytes()
-    text = page(inspection, texts, facts=facts, vocab_size=vocab_size, overview=overview)
+    from matplotlib.image import imsave
+    from torch.utils.tensorboard import SummaryWriter  # takes a second to import
+
+    prompt_ids = inspection.ids.tolist()
+    shown = {*prompt_ids, *inspection.next_ids.flatten().tolist(), *inspection.layer_ids.flatten().tolist()}
+    embedded = set() if token_vectors is None else {*range(len(token_vectors))[:N_EMBEDDINGS], *prompt_ids}
+    texts = token_texts(tokenizer, shown | embedded)
+    with SummaryWriter(str(directory)) as writer:
+        if inspection.attention is not None:
+            grid = pixels(attention_grid(inspection.attention.numpy(), visible(prompt), causal=inspection.causal))
+            imsave(directory / ATTENTION, grid, format="png")
+            writer.add_image("attention", grid, step, dataformats="HWC")
+        if token_vectors is not None:
+            ids = sorted(embedded)
+            vectors = token_vectors[ids].detach().float().cpu().numpy().astype(np.float64)
+            writer.add_embedding(
+                np.round(vectors, 4),  # otherwise 20 digits each
+                metadata=[[texts[id_], id_, "yes" if id_ in prompt_ids else "no"] for id_ in ids],
+                metadata_header=["token", "id", "in the prompt"],
+                global_step=step,
+                tag="token_embedding",
+            )
+    text = page(inspection, texts, facts=facts, vocab_size=tokenizer.vocab_size)
     (directory / PAGE).write_text(text, encoding="utf-8", errors="replace")
 
 
 def foreign(directory: Path) -> list[str]:
-    """What a directory holds that is of no earlier inspection; everything, where it has no page of one."""
+    """Paths in a directory that no earlier inspection wrote; all of them if it has no page of an inspection."""
     names = sorted(path.relative_to(directory).as_posix() for path in directory.rglob("*"))
     index = directory / PAGE
     if index.is_file() and GENERATOR in index.read_text(encoding="utf-8", errors="replace")[:2000]:
-        return [name for name in names if not OURS.fullmatch(name) or (directory / name).is_symlink()]
+        return [name for name in names if not OWN_FILES.fullmatch(name) or (directory / name).is_symlink()]
     return names
-
-
-def remove_earlier(directory: Path) -> None:
-    """Take an earlier inspection away, file by file. Raises OSError where something else has come into it."""
-    for path in sorted(directory.rglob("*"), reverse=True):  # what lies in a directory before the directory
-        if OURS.fullmatch(path.relative_to(directory).as_posix()):
-            path.rmdir() if path.is_dir() else path.unlink()
-    directory.rmdir()

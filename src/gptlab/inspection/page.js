@@ -1,10 +1,11 @@
 "use strict";
 const data = JSON.parse(document.getElementById("data").textContent);
-const { tokens, layers, heads } = data;
-const n = tokens.length, triangle = n * (n + 1) / 2;
-const weights = Uint8Array.from(atob(data.attention), c => c.charCodeAt(0));
-const weight = (layer, head, row, column) =>
-  column > row ? 0 : weights[(layer * heads + head) * triangle + row * (row + 1) / 2 + column] / 255;
+const { tokens, causal, layers = 0, heads = 0, attention = "" } = data;  // no layers: no attention to show
+const n = tokens.length, mapSize = causal ? n * (n + 1) / 2 : n * n;  // causal maps are lower triangles
+const weights = Uint8Array.from(atob(attention), c => c.charCodeAt(0));
+const seen = (row, column) => !causal || column <= row;
+const weight = (layer, head, row, column) => !seen(row, column) ? 0
+  : weights[(layer * heads + head) * mapSize + (causal ? row * (row + 1) / 2 : row * n) + column] / 255;
 const percent = share => share >= 0.001 ? (100 * share).toFixed(1) + " %" : "< 0.1 %";
 const find = id => document.getElementById(id);
 const chosen = { place: mostSurprising(), layer: layers - 1, head: 0 };
@@ -14,17 +15,66 @@ function mostSurprising() {
 }
 
 // Texts of tokens are only ever set as text, never as HTML: a prompt may hold anything.
-function element(name, text, attributes = {}) {
+// The signs that stand for white space are set apart.
+function element(name, content, attributes = {}) {
   const made = document.createElement(name);
-  made.textContent = text;
+  const pieces = Array.isArray(content) ? content : String(content).split(/([·↵⇥])/).map(mark);
+  made.append(...pieces);
   for (const [key, value] of Object.entries(attributes)) made.setAttribute(key, value);
   return made;
 }
 
-// -- what was expected ----------------------------------------------------------------------------------------------
+function mark(piece) {
+  if (!"·↵⇥".includes(piece) || piece === "") return piece;
+  const sign = document.createElement("i");
+  sign.textContent = piece;
+  return sign;
+}
+
+// -- the text and its tables ----------------------------------------------------------------------------------------
+
+function textStrip() {
+  return tokens.flatMap((text, place) => {
+    const loss = data.losses[place], heat = loss === null ? 0 : Math.min(loss / data.uniform, 1);
+    const button = element("button", text, {
+      type: "button", class: loss === null ? "token first" : "token", "data-place": place, style: `--heat: ${heat}`,
+      title: loss === null ? "the first token has no loss" : `loss ${loss.toFixed(2)}, rank ${data.ranks[place]}`,
+    });
+    return text.includes("↵") ? [button, document.createElement("br")] : [button];
+  });
+}
+
+function numbersTable() {
+  const head = ["", "token", "id", "loss", "probability", "rank", "most probable here"];
+  return [element("tr", head.map(name => element("th", name))), ...tokens.map((text, place) => {
+    const loss = data.losses[place];
+    const expected = loss === null ? "" : data.next[place - 1].slice(0, 3)
+      .flatMap(([likely, share]) => [element("b", likely), ` ${percent(share)}  `]);
+    const numbers = loss === null ? ["", "", ""] : [loss.toFixed(2), percent(Math.exp(-loss)), data.ranks[place]];
+    const cells = [data.ids[place], ...numbers, expected].map(content => element("td", content));
+    return element("tr", [element("td", place + 1), element("th", text), ...cells]);
+  })];
+}
+
+function lensTable() {
+  const names = data.lens.map((_, layer) => {
+    const loss = n > 1 ? [element("small", `loss ${data.lensLosses[layer].toFixed(2)}`)] : [];
+    return element("th", [layer ? `layer ${layer}` : "embedding", ...loss]);
+  });
+  return [element("tr", [element("th", "after"), ...names, element("th", "came")]), ...tokens.map((text, place) => {
+    const cells = data.lens.map(layer => {
+      const [guess, share] = layer[place];
+      const right = guess === tokens[place + 1] ? { class: "right" } : {};
+      return element("td", guess, { ...right, style: `--sure: ${share}`, title: percent(share) });
+    });
+    return element("tr", [element("th", text), ...cells, element("th", tokens[place + 1] ?? "")]);
+  })];
+}
+
+// -- expected tokens ------------------------------------------------------------------------------------------------
 
 function showExpected(table, place, came) {
-  if (place < 0) return table.replaceChildren(element("caption", "nothing came before the first token"));
+  if (place < 0) return table.replaceChildren(element("caption", "the first token has no prediction"));
   const listed = data.next[place], most = Math.max(...listed.map(([, share]) => share));
   const rows = listed.map(([text, share]) => expectedRow(text, share, share / most, text === came));
   if (came !== undefined && !listed.some(([text]) => text === came)) {
@@ -35,7 +85,7 @@ function showExpected(table, place, came) {
 }
 
 function expectedRow(text, share, width, came) {
-  const row = element("tr", "", came ? { class: "came", title: "this is what came" } : {});
+  const row = element("tr", "", came ? { class: "came", title: "the token that came" } : {});
   const bar = element("td", "");
   bar.append(element("div", "", { style: `width: ${100 * width}%` }));
   row.append(element("td", text), element("td", percent(share)), bar);
@@ -61,7 +111,8 @@ function readShades() {
 function tile(layer, head) {
   const image = new ImageData(n, n);
   for (let row = 0; row < n; row++) {
-    for (let column = 0; column <= row; column++) {
+    for (let column = 0; column < n; column++) {
+      if (!seen(row, column)) break;
       const shade = shades[Math.round(255 * weight(layer, head, row, column))];
       image.data.set([...shade, 255], 4 * (row * n + column));
     }
@@ -114,7 +165,7 @@ let margin = 0;
 function drawMap() {
   const canvas = find("map"), style = getComputedStyle(document.documentElement);
   const size = Math.max(9, Math.min(13, cell - 1));
-  const every = Math.ceil((size + 1) / cell);  // where cells are small, only some tokens get a label
+  const every = Math.ceil((size + 1) / cell);  // if cells are small, only some tokens get a label
   const short = tokens.map(text => text.length > 14 ? text.slice(0, 13) + "…" : text);
   const labelFont = `${size}px ui-monospace, Menlo, Consolas, "DejaVu Sans Mono", monospace`;
   let context = canvas.getContext("2d");
@@ -128,7 +179,7 @@ function drawMap() {
   context.textBaseline = "middle";
   for (let place = 0; place < n; place++) {
     const at = margin + (place + 0.5) * cell, isChosen = place === chosen.place;
-    const crowded = !isChosen && Math.abs(place - chosen.place) < every;  // the chosen row's label goes first
+    const crowded = !isChosen && Math.abs(place - chosen.place) < every;  // the chosen row's label has priority
     context.fillStyle = style.getPropertyValue(isChosen ? "--ink" : "--quiet");
     context.textAlign = "right";
     if (isChosen || (place % every === 0 && !crowded)) context.fillText(short[place], margin - 5, at);
@@ -142,19 +193,19 @@ function drawMap() {
   }
   context.strokeStyle = `rgb(${style.getPropertyValue("--hot")})`;
   context.lineWidth = 1.5;
-  context.strokeRect(margin - 0.5, margin + chosen.place * cell - 0.5, (chosen.place + 1) * cell + 1, cell + 1);
+  context.strokeRect(margin - 0.5, margin + chosen.place * cell - 0.5, (causal ? chosen.place + 1 : n) * cell + 1, cell + 1);
 }
 
 function showLooked() {
   const { place, layer, head } = chosen;
-  find("looks").textContent = `What ${tokens[place]} (token ${place + 1}) looks at in layer ${layer + 1}, head ${head + 1}`;
+  find("looks").textContent = `What ${tokens[place]} (token ${place + 1}) attends to in layer ${layer + 1}, head ${head + 1}`;
   const strip = find("looked");
   strip.replaceChildren(...[...find("text").children].map(child => child.cloneNode(true)));
   strip.querySelectorAll("button").forEach((button, key) => {
     const share = weight(layer, head, place, key);
     button.style.setProperty("--heat", Math.sqrt(share).toFixed(3));
-    button.title = key > place ? "comes later" : percent(share);
-    button.style.opacity = key > place ? 0.35 : 1;
+    button.title = seen(place, key) ? percent(share) : "comes later";
+    button.style.opacity = seen(place, key) ? 1 : 0.35;
   });
 }
 
@@ -163,16 +214,18 @@ function cellAt(event, canvas, edge, size) {
   return [event.clientX - box.left, event.clientY - box.top].map(at => Math.floor((at / shrunk - edge) / size));
 }
 
-// -- together -------------------------------------------------------------------------------------------------------
+// -- events ---------------------------------------------------------------------------------------------------------
 
 function show() {
   showExpected(find("expected"), chosen.place - 1, tokens[chosen.place]);
   showExpected(find("after"), chosen.place, tokens[chosen.place + 1]);
-  find("layer").value = chosen.layer;
-  find("head").value = chosen.head;
-  drawOverview();
-  drawMap();
-  showLooked();
+  if (layers) {
+    find("layer").value = chosen.layer;
+    find("head").value = chosen.head;
+    drawOverview();
+    drawMap();
+    showLooked();
+  }
   document.querySelectorAll(".token").forEach(button =>
     button.classList.toggle("chosen", Number(button.dataset.place) === chosen.place));
 }
@@ -184,7 +237,9 @@ function choose(changes) {
   show();
 }
 
-document.documentElement.classList.add("js");
+find("text").append(...textStrip());
+find("numbers").append(...numbersTable());
+find("lens").append(...lensTable());
 for (const [id, count] of [["layer", layers], ["head", heads]]) {
   find(id).append(...Array.from({ length: count }, (_, i) => element("option", i + 1, { value: i })));
   find(id).addEventListener("change", event => choose({ [id]: Number(event.target.value) }));
@@ -206,9 +261,9 @@ find("overview").addEventListener("keydown", event => {
 });
 find("map").addEventListener("mousemove", event => {
   const [column, row] = cellAt(event, event.target, margin, cell);
-  const inside = column >= 0 && row < n && column <= row;
+  const inside = row >= 0 && column >= 0 && row < n && column < n && seen(row, column);
   find("readout").textContent = inside
-    ? `${tokens[row]} (${row + 1}) looks at ${tokens[column]} (${column + 1}): ${percent(weight(chosen.layer, chosen.head, row, column))}`
+    ? `${tokens[row]} (${row + 1}) attends to ${tokens[column]} (${column + 1}): ${percent(weight(chosen.layer, chosen.head, row, column))}`
     : "\u00a0";
 });
 find("map").addEventListener("click", event => {

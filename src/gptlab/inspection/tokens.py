@@ -1,4 +1,4 @@
-"""Tokens as people read them: every space, line break and half character can be seen."""
+"""Token texts for people: every space, line break and partial character is visible."""
 
 import unicodedata
 from collections.abc import Iterable
@@ -6,36 +6,36 @@ from collections.abc import Iterable
 from gptlab.tokenizer import Tokenizer
 from gptlab.tokenizer.byte_level import unspell
 
-REPLACEMENT = "\ufffd"  # what decoding writes for bytes that are no character
+REPLACEMENT = "\ufffd"  # decoding writes it for bytes that are not a character
 SHOWN_AS = {" ": "·", "\n": "↵", "\t": "⇥"}
-ALONE = "◌"  # what an accent stands on when its letter is in another token
+BASE = "◌"  # carries a combining accent whose letter is in another token
 
 
 def token_texts(tokenizer: Tokenizer, ids: Iterable[int]) -> dict[int, str]:
-    """Each id's text, for people.
+    """The readable text of each id.
 
-    A space is `·`, a line break `↵`, a tab `⇥`; what cannot be printed is escaped as Python does it. So are the bytes
-    of a token that is no whole character, where the tokenizer's bytes can be known.
+    A space is `·`, a line break `↵`, a tab `⇥`; unprintable characters are escaped as in Python. The bytes of a token
+    that is not a whole character are escaped too, if the tokenizer's bytes are known.
     """
     texts = {id_: tokenizer.decode([id_]) for id_ in sorted(set(ids))}
-    halves = [id_ for id_, text in texts.items() if REPLACEMENT in text]
-    if halves:
-        texts.update(_escaped_bytes(tokenizer, halves))
+    partial = [id_ for id_, text in texts.items() if REPLACEMENT in text]
+    if partial:
+        texts.update(_escaped_bytes(tokenizer, partial))
     return {id_: visible(text) if text else f"<{id_}>" for id_, text in texts.items()}
 
 
 def visible(text: str) -> str:
-    r"""A text in which everything can be seen.
+    r"""The text with every character visible.
 
     >>> visible(" a\n\x00")
     '·a↵\\x00'
     """
     shown = "".join(SHOWN_AS.get(c, c if c.isprintable() else c.encode("unicode_escape").decode()) for c in text)
-    return ALONE + shown if shown and unicodedata.combining(shown[0]) else shown
+    return BASE + shown if shown and unicodedata.combining(shown[0]) else shown
 
 
 def _escaped_bytes(tokenizer: Tokenizer, ids: list[int]) -> dict[int, str]:
-    r"""Texts of byte-level tokens that are no whole characters, as in ` \xe2\x80`; none where bytes are not known."""
+    r"""Texts of byte-level tokens that are not whole characters, as in ` \xe2\x80`; ids of unknown bytes are absent."""
     backend = tokenizer.to_tokenizers()
     found = {}
     for id_ in ids:
