@@ -1,11 +1,12 @@
 """Trials per hour of a sweep, beside the same runs started by hand.
 
     python benchmarks/sweep.py
-    python benchmarks/sweep.py --jobs 4 --trials 16 --steps 300   # at least 50 steps, for the warm-up
+    python benchmarks/sweep.py --jobs 4 --trials 16 --steps 300
+    python benchmarks/sweep.py --tiny   # half a minute, to see that it runs
 
 By hand: as many shell loops side by side as the sweep has jobs, each starting one run after the other, with the same
-share of the CPU's threads. Both take turns; the ratio is of the medians. A sweep looks for failures, keeps its study
-and draws a report besides.
+share of the CPU's threads. Both take turns; the ratio is of the medians. A sweep also looks for failures, keeps its
+study and draws a report.
 """
 
 import argparse
@@ -18,7 +19,7 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from gptlab.sweep.lanes import n_cores
+from gptlab.sweep.worker_environments import available_cores
 
 TRAIN = [sys.executable, "-m", "gptlab", "train"]
 
@@ -30,7 +31,7 @@ def by_sweep(place: Path, words: list[str], *, trials: int, jobs: int) -> None:
 
 
 def by_hand(place: Path, words: list[str], *, trials: int, jobs: int) -> None:
-    threads = {} if jobs == 1 else {"OMP_NUM_THREADS": str(max(1, n_cores() // jobs))}
+    threads = {} if jobs == 1 else {"OMP_NUM_THREADS": str(max(1, available_cores() // jobs))}
 
     def run(seed: int) -> None:
         command = [*TRAIN, *words, f"seed={seed}", f"run_dir={place / str(seed)}"]
@@ -42,13 +43,19 @@ def by_hand(place: Path, words: list[str], *, trials: int, jobs: int) -> None:
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--jobs", type=int, default=n_cores())
+    parser.add_argument("--jobs", type=int, default=available_cores())
     parser.add_argument("--trials", type=int, default=6)
     parser.add_argument("--steps", type=int, default=60)
     parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--tiny", action="store_true", help="one round of two trials of two steps of a tiny model")
     arguments = parser.parse_args()
+    if arguments.tiny:
+        arguments.trials, arguments.steps, arguments.rounds = 2, 2, 1
     os.environ.pop("OMP_NUM_THREADS", None)
     words = ["trainer=cpu", f"max_steps={arguments.steps}", f"validate_every={arguments.steps}"]
+    if arguments.tiny:
+        words += ["schedule.warmup_steps=1", "tokenizer=char", "data=text", f"data.path={__file__}"]
+        words += ["model.n_layers=1", "model.d_model=16", "context_length=32"]
     seconds: dict[str, list[float]] = {"sweep": [], "by hand": []}
     with tempfile.TemporaryDirectory() as temporary:
         os.environ["XDG_CACHE_HOME"] = temporary

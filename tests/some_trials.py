@@ -7,35 +7,56 @@ from typing import Any
 
 from hypothesis import strategies as st
 
-from gptlab.sweep.record import Axis, TrialRecord
+from gptlab.sweep.definition import Definition
+from gptlab.sweep.space import Parameter
+from gptlab.sweep.trial import TrialRecord
 
-LR = Axis("optimizer.lr", is_log=True, choices=None)
-DROPOUT = Axis("model.dropout", is_log=False, choices=None)
-WIDTH = Axis("model.d_model", is_log=False, choices=(64, 128, 256))
-ATTENTION = Axis("model/attention", is_log=False, choices=("fused", "plain"))
-MIXED = Axis("a.key", is_log=False, choices=(None, True, "null", 1.5, "[0.9, 0.95]", "$x^2$ <b>", "a_long_name_" * 5))
-LONG_KEYS = [Axis(f"callbacks.some_very_long_name.of_a_setting_{i}", is_log=False, choices=None) for i in range(5)]
+LR = Parameter("optimizer.lr", "log_uniform", (1e-5, 1e-1))
+DROPOUT = Parameter("model.dropout", "uniform", (0.0, 1.0))
+WIDTH = Parameter("model.d_model", "choice", (64, 128, 256))
+ATTENTION = Parameter("model/attention", "choice", ("fused", "plain"))
+MIXED = Parameter("a.key", "choice", ("null", "true", 1.5, "[0.9, 0.95]", "$x^2$ <b>", "a_long_name_" * 5))
+LONG_KEYS = [Parameter(f"callbacks.some_very_long_name.of_a_setting_{i}", "uniform", (0.0, 1.0)) for i in range(5)]
+
+
+def definition(space: list[Parameter], **changes: Any) -> Definition:
+    """Of a sweep over these keys."""
+    content: dict[str, Any] = {
+        "arguments": ["tokenizer=char"],
+        "space": {entry.key: {entry.kind: list(entry.values)} for entry in space},
+        "sampler": "random",
+        "pruner": None,
+        "n_trials": 24,
+        "n_jobs": 1,
+        "max_failed": 0.5,
+        "seed": 1,
+        "metric": "val_loss",
+        "direction": "minimize",
+        "validate_every": 10,
+        "max_steps": 100,
+        "command": ["sweep=x"],
+    }
+    return Definition(**{**content, **changes})
 
 
 def trial(number: int, values: dict[str, Any], *, status: str = "finished", **more: Any) -> TrialRecord:
     """One that has got somewhere; `more` are other attributes."""
-    metric = more.get("metric")
-    summary = {"val_loss": metric, "steps": 30, "tokens": 3000, "seconds": 1.5}
+    summary = {"val_loss": more.get("metric"), "steps": 30, "tokens": 3000, "seconds": 1.5}
     about = {"reason": None, "metric": None, "summary": summary, "run_dir": Path("/sweep", str(number)), **more}
     return TrialRecord(number=number, status=status, values=values, **about)
 
 
 def some_trials(
-    n: int, axes: list[Axis], metric: Callable[[dict[str, Any]], float], *, statuses: tuple[str, ...] = ("finished",)
+    n: int, space: list[Parameter], metric: Callable[[dict[str, Any]], float], statuses: tuple[str, ...] = ("finished",)
 ) -> list[TrialRecord]:
-    """Values at random, the same each time; the metric comes of them, and the statuses take turns."""
+    """Random values, the same each time; the metric comes of them, and the statuses take turns."""
     generator = random.Random(0)
     trials = []
     for number in range(n):
         values: dict[str, Any] = {}
-        for axis in axes:
-            number_of_range = 10 ** generator.uniform(-5, -1) if axis.is_log else generator.uniform(0, 1)
-            values[axis.key] = generator.choice(axis.choices) if axis.choices else number_of_range
+        for entry in space:
+            number_of_range = 10 ** generator.uniform(-5, -1) if entry.is_log else generator.uniform(0, 1)
+            values[entry.key] = generator.choice(entry.values) if entry.is_list else number_of_range
         status = statuses[number % len(statuses)]
         has_value = status in ("finished", "pruned")
         trials.append(trial(number, values, status=status, metric=metric(values) if has_value else None))
@@ -46,11 +67,12 @@ texts = st.text() | st.sampled_from(
     ["</script>", "<b>&amp;", '"onload="x', "'", "{{table}}", "a\r\nb", "a,b;c", "\x00"]
 )
 numbers = st.floats() | st.integers(-(2**70), 2**70)
+ANY_SPACE = [Parameter("a", "choice", ("x", 1)), Parameter("b/c", "log_uniform", (0.1, 1.0))]
 records = st.lists(
     st.builds(
         trial,
         number=st.integers(0, 10**6),
-        values=st.fixed_dictionaries({"a": texts | numbers | st.booleans() | st.none(), "b/c": numbers}),
+        values=st.fixed_dictionaries({"a": texts | numbers, "b/c": numbers}),
         status=st.sampled_from(["finished", "pruned", "failed", "interrupted", "running"]),
         reason=st.none() | texts,
         metric=st.none() | st.floats(),
@@ -58,5 +80,4 @@ records = st.lists(
     max_size=8,
     unique_by=lambda record: record.number,
 )
-"""Anything that a sweep may come to, over ANY_AXES."""
-ANY_AXES = [Axis("a", is_log=False, choices=("x", None, 1)), Axis("b/c", is_log=True, choices=None)]
+"""Anything that a sweep may come to, over ANY_SPACE."""

@@ -1,202 +1,164 @@
-"""A multirun, from what Hydra has of it to its exit status: `-m`, `sweep=<choice>` and `resume_sweep=<directory>`."""
+"""`-m`, `sweep=<choice>` and `resume_sweep=<directory>`: a sweep, from its configuration to its exit status."""
 
 import logging
 import os
+import random
+import shlex
 import signal
 from collections.abc import Callable
 from contextlib import ExitStack
-from dataclasses import replace
 from datetime import datetime
-from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
+from hydra.core.config_loader import ConfigLoader
+from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.plugins.launcher import Launcher
 from omegaconf import DictConfig, OmegaConf, open_dict
 
 from gptlab import build
-from gptlab.cli.experiment_file import with_experiment_files
-from gptlab.cli.experiment_text import make_paths_absolute, plain_config, with_absolute_paths
-from gptlab.cli.explain import CONF
-from gptlab.cli.free_text import plain_words, quote_free_text
+from gptlab.arguments import nearest
+from gptlab.cli.explain import command_line
+from gptlab.cli.free_text import FREE_TEXT, plain_words, quote_free_text
 from gptlab.cli.report import counted, shortened
-from gptlab.cli.search_space import examples, plain_key, search_space
-from gptlab.cli.sweep_end import finish, pasted
-from gptlab.cli.trials import Trials, child_words, unresolved
+from gptlab.cli.search_space import plain_key, search_space
+from gptlab.cli.settings import AUTO, check
+from gptlab.cli.trials import trial_arguments, trial_runner, unresolved
 from gptlab.errors import UserError
-from gptlab.settings import SweepSettings
-from gptlab.signals import END_OF_PROCESS, answering, leave, unanswered
-from gptlab.sweep.definition import SWEEP, Definition
+from gptlab.files import as_yaml, write_whole
+from gptlab.signals import END_OF_PROCESS, leave, signal_handler, unhandled
+from gptlab.sweep.definition import METRICS, SWEEP, Definition
+from gptlab.sweep.hparams import write_hparams
+from gptlab.sweep.report import write_report
 from gptlab.sweep.search import Search
-from gptlab.sweep.space import Parameter, Values
-from gptlab.sweep.study import mend
-from gptlab.sweep.trial import PATIENCE
+from gptlab.sweep.space import Parameter
+from gptlab.sweep.study import Study
+from gptlab.sweep.trial import SAVE_TIMEOUT, STATUSES, best_of
 from gptlab.training.log import RunLog
-from gptlab.training.run_dir import LOCK, held, is_rank_zero, make_new
-from gptlab.training.run_files import CONFIG
+from gptlab.training.run_dir import LOCK, is_rank_zero, lock_run_dir, make_new
 
 log = logging.getLogger("gptlab")
 
-DEFAULT_PLACE = "outputs/multirun/${now:"
-"""How conf/train.yaml's hydra.sweep.dir begins: another one was named by somebody."""
-SUBDIR = "${hydra.job.num}"
-PLACES = ("run_dir=", "resume_sweep=", "hydra.sweep.dir=")
-"""What a sweep's command line may have, and its trials' have not."""
+DEFAULT_DIR = "outputs/multirun/${now:"
+"""How hydra.sweep.dir begins in conf/train.yaml: any other value was set by the user."""
+OF_THIS_SESSION = ("run_dir=", "resume_sweep=", "hydra.sweep.dir=")
+"""Arguments of a sweep that its trials do not get."""
+PATHS = ("data.path", "data.cache_dir", "init_from")
+N_EXAMPLES = 32
+"""Random trials that are checked before a search space is refused."""
 
 
 def sweep(
-    config: DictConfig, loader: Any, overrides: list[str], make_launcher: Callable[[DictConfig], Launcher]
+    config: DictConfig, loader: ConfigLoader, overrides: list[str], make_launcher: Callable[[DictConfig], Launcher]
 ) -> int:
-    """All trials of a sweep. Everything is checked before there is a directory, and before the first trial.
+    """Run a sweep. Everything is checked before there is a directory and before the first trial.
 
     Args:
-        config: as composed without what is swept, with the `hydra` node.
-        loader: Hydra's, which composes with other overrides.
+        config: as composed without what is swept, with the `hydra` node; `loader` composes with other overrides.
         overrides: the command line, in Hydra's grammar.
-        make_launcher: makes what runs trials, from the configuration with the sweep's directory in it.
+        make_launcher: makes a launcher of trials, from the configuration with the sweep's directory in it.
 
     Returns:
-        The exit status: 0; 1 where too many trials have failed, or where none has finished; 130 and 143 for signals.
+        The exit status: 0; 1 if too many trials have failed or none has finished; 128 + the number of a signal.
     """
-    _check_is_a_sweep(config)
-    settings = build.sweep_settings(OmegaConf.to_container(config.hydra.sweeper, resolve=True))  # type: ignore[arg-type]
-    fixed, space = search_space(settings.space or {}, overrides, sampler=settings.sampler, loader=loader)
-    space = [with_absolute_paths(entry) for entry in space]
-    fixed = [word for word in fixed if not word.startswith(PLACES)]
-    _check_space(config, loader, fixed, space)
-    files_say = partial(_what_files_say, config, loader, fixed, space)
-    definition = _definition(config, settings, child_words(config, fixed), space, files_say(), overrides)
-    trials = Trials(config, definition, fixed, make_launcher)
-    run_log = RunLog(speaks=True)
+    _check_is_possible(config)
+    sweeper = config.hydra.sweeper
+    fixed, space = search_space(unresolved(sweeper)["space"] or {}, overrides, sampler=sweeper.sampler, loader=loader)
+    fixed = [override for override in fixed if not override.startswith(OF_THIS_SESSION)]
+    run_trials, n_jobs = trial_runner(config, make_launcher)
+    definition = _definition(config, fixed, space, overrides, n_jobs=n_jobs)
+    _check_trials(config, loader, fixed, definition)
+    run_log = RunLog(writes=True)
     with ExitStack() as stack:
-        stack.enter_context(answering(*unanswered(*END_OF_PROCESS), by=leave))
+        stack.enter_context(signal_handler(*unhandled(*END_OF_PROCESS), handler=leave))
         stack.callback(run_log.close)
-        sweep_dir = _resumed(config.resume_sweep, definition) if config.resume_sweep else _new_directory(config)
-        stack.enter_context(held(sweep_dir, key="resume_sweep"))
-        if config.resume_sweep is None:
-            _check_is_free(sweep_dir)  # once more: it may have been another's until now
-        _wait_for_trials_of_a_killed_sweep(sweep_dir)
-        mend(sweep_dir)
+        resumes = config.resume_sweep is not None
+        sweep_dir = _resumed(config.resume_sweep, definition) if resumes else _new_directory(config)
+        stack.enter_context(lock_run_dir(sweep_dir, key="resume_sweep"))
+        for lock in sweep_dir.glob(f"[0-9]*/{LOCK}"):  # trials of a sweep that was killed are saving
+            with lock_run_dir(lock.parent, key="resume_sweep", timeout=SAVE_TIMEOUT):
+                pass
         definition.write(sweep_dir)
-        search = Search(
-            sweep_dir, definition, n_trials=settings.n_trials, n_jobs=trials.n_jobs, max_failed=settings.max_failed
-        )
-        log.info("%s in %s", counted(search.n_trials, "trial"), shortened(sweep_dir))
-        stopped_by = search.run(trials.in_directory(sweep_dir))
-        stack.enter_context(answering(signal.SIGINT, by=lambda *_: None))  # Ctrl-C once more: the end is near
-        _say_what_has_changed(definition, files_say)
-        return finish(search, sweep_dir, stopped_by=stopped_by)
+        write_hparams(sweep_dir, definition)
+        search = Search(Study(sweep_dir, definition))
+        log.info("%s in %s", counted(definition.n_planned, "trial"), shortened(sweep_dir))
+        stopped_by = search.run(run_trials)
+        stack.enter_context(signal_handler(signal.SIGINT, handler=lambda *_: None))  # what follows takes a second
+        return _finish(search, config, stopped_by=stopped_by)
 
 
-def _check_is_a_sweep(config: DictConfig) -> None:
-    if not is_rank_zero() or "TORCHELASTIC_RUN_ID" in os.environ:
+def command_to_resume(resume_sweep: str) -> str:
+    """What to say if `resume_sweep=` comes without the command that started the sweep."""
+    command = Definition.read(Path(resume_sweep).expanduser().absolute()).command
+    return f"resume_sweep needs the command of its sweep: {_pasted([*command, f'resume_sweep={resume_sweep}'])}"
+
+
+def _check_is_possible(config: DictConfig) -> None:
+    in_srun = int(os.environ.get("SLURM_NTASKS", "1")) > 1 and "SLURM_STEP_ID" in os.environ
+    if not is_rank_zero() or "TORCHELASTIC_RUN_ID" in os.environ or in_srun:
         raise UserError(
-            "a sweep is started once, without torchrun or srun: each of its trials launches its own ranks (trainer=ddp)"
+            "a sweep is started once, without torchrun, with srun --ntasks=1: its trials launch ranks (trainer=ddp)"
         )
-    if int(os.environ.get("SLURM_NTASKS", "1")) > 1 and "SLURM_STEP_ID" in os.environ:
-        raise UserError("a sweep is started once, and this srun starts it several times: srun --ntasks=1")
-    if _as_written(config.hydra.sweep, "subdir") != SUBDIR:
-        raise UserError(
-            "hydra.sweep.subdir= names no runs here: they are called 0, 1, ... (results.csv has their values)"
-        )
-    if config.resume is not None:
-        raise UserError("resume= goes on with one run; a sweep goes on with resume_sweep=<its directory>")
+    if unresolved(config.hydra.sweep)["subdir"] != "${hydra.job.num}":
+        raise UserError("hydra.sweep.subdir= is not possible: runs are called 0, 1, ... (results.csv has their values)")
+    if config.resume not in (None, AUTO):
+        raise UserError("resume= resumes one run; a sweep is resumed with resume_sweep=<its directory>")
 
 
 def _definition(
-    config: DictConfig,
-    settings: SweepSettings,
-    words: list[str],
-    space: list[Parameter],
-    files_say: dict[str, Any],
-    overrides: list[str],
+    config: DictConfig, fixed: list[str], space: list[Parameter], overrides: list[str], *, n_jobs: int
 ) -> Definition:
-    hydra = unresolved(config.hydra.overrides.hydra)
-    by_flag = "hydra.mode=MULTIRUN" in hydra
-    typed = [*overrides, *(word for word in hydra if word != "hydra.mode=MULTIRUN")]
-    flags = [*(word for word in words if word.startswith("--")), *(["-m"] if by_flag else [])]
-    not_of_this_session = [word for word in typed if not word.startswith(PLACES)]
-    return Definition(
-        words=words,
-        space={entry.key: entry.definition for entry in space},
-        config=files_say,
-        sampler=settings.sampler,
-        pruner=settings.pruner,
-        seed=settings.seed,
-        metric=settings.metric,
-        direction=settings.direction,
-        validate_every=config.validate_every,
-        max_steps=config.max_steps,
-        command=[*flags, *plain_words(not_of_this_session)],
-    )
+    parts = [argument.partition("=") for argument in trial_arguments(config, fixed)]
+    arguments = [f"{key}{equals}{_absolute(key, text)}" for key, equals, text in parts]
+    typed = [*unresolved(config.hydra.overrides.hydra), *overrides]
+    words = plain_words([word for word in typed if not word.startswith((*OF_THIS_SESSION, "hydra.mode="))])
+    flags = [argument for argument in arguments if argument.startswith("--")]
+    flags += ["-m"] if "hydra.mode=MULTIRUN" in typed else []
+    settings = cast(dict[str, Any], OmegaConf.to_container(config.hydra.sweeper, resolve=True))
+    settings.pop("_target_")
+    nodes = {entry.key: {entry.kind: [_absolute(entry.key, value) for value in entry.values]} for entry in space}
+    settings |= {"n_jobs": n_jobs, "space": nodes, "arguments": arguments, "command": [*flags, *words]}
+    settings |= {"validate_every": config.validate_every, "max_steps": config.max_steps}
+    return build.settings_of(Definition, settings, "hydra.sweeper")
 
 
-def _what_files_say(config: DictConfig, loader: Any, fixed: list[str], space: list[Parameter]) -> dict[str, Any]:
-    """Dotted keys and values: those that all trials have, and under `model/attention=plain: ` what a swept choice adds.
-
-    Values are as written, paths absolute. Raises Hydra's own errors on a choice that is none.
-    """
-
-    def leaves(words: list[str]) -> dict[str, Any]:
-        plain = plain_config(loader.load_sweep_config(config, [*fixed, *quote_free_text(words)]))
-        make_paths_absolute(plain)
-        return dict(build.leaves(plain))
-
-    of_all = leaves([])
-    swept = [plain_key(entry.key).replace("/", ".") for entry in space]
-    said = {key: of_all[key] for key in of_all if not any(f"{key}.".startswith(f"{one}.") for one in swept)}
-    for entry in space:
-        for word in map(entry.override, entry.examples if _chooses_files(entry, config) else ()):
-            said |= {f"{word}: {key}": value for key, value in leaves([word]).items() if of_all.get(key, ...) != value}
-    return said
+def _absolute(key: str, value: Any) -> Any:
+    """The value of an override; a path is made absolute. `init_from` may name something on the Hub."""
+    if plain_key(key) not in PATHS or value in ("", "null"):
+        return value
+    place = Path(value).expanduser().absolute()
+    return str(place) if plain_key(key) != "init_from" or place.exists() else value
 
 
-def _chooses_files(entry: Parameter, config: DictConfig) -> bool:
-    """Whether its values are choices of a group, and not those of a setting."""
-    group = plain_key(entry.key)
-    return isinstance(entry, Values) and (
-        "/" in group or isinstance(config.get(group), DictConfig) or (CONF / group).is_dir()
-    )
+def _check_trials(config: DictConfig, loader: ConfigLoader, fixed: list[str], definition: Definition) -> None:
+    """Raises UserError or an error of Hydra's if a key or a choice is unknown, or if no trial is possible."""
 
+    def composed(overrides: list[str]) -> DictConfig:
+        candidate = loader.load_sweep_config(config, [*fixed, *quote_free_text(overrides)])
+        with open_dict(candidate):
+            candidate.pop("hydra")
+        return candidate
 
-def _say_what_has_changed(definition: Definition, files_say: Callable[[], dict[str, Any]]) -> None:
-    """Each trial reads conf's files when it begins: whoever edits them meanwhile has several models in one table."""
-    try:
-        with_experiment_files(definition.words)  # reads those anew that are named by their paths
-        change = definition.difference(replace(definition, config=files_say()))
-    except Exception as error:
-        change = f"they cannot be read now: {' '.join(str(error).split())}"
-    if change is not None:
-        log.warning("the files of this sweep have changed while it ran, later trials may differ from it: %s", change)
-
-
-def _check_space(config: DictConfig, loader: Any, fixed: list[str], space: list[Parameter]) -> None:
-    """Raises UserError, or Hydra's own errors, on a key that is none, and where no trial is possible."""
-
-    def composed(words: list[str]) -> DictConfig:
-        return loader.load_sweep_config(config, [*fixed, *quote_free_text(words)])
-
-    for entry in space:
-        composed([entry.override(entry.examples[0])])
-    first_error: UserError | None = None
-    for words in examples(space):
+    for entry in definition.parameters:
+        is_group = plain_key(entry.key) in config.hydra.runtime.choices
+        for value in entry.examples if is_group else entry.examples[:1]:
+            composed([entry.override(value)])
+    errors: list[UserError] = []
+    generator = random.Random(0)
+    for _ in range(N_EXAMPLES):
+        overrides = [entry.override(generator.choice(entry.examples)) for entry in definition.parameters]
         try:
-            candidate = build.resolve(_without_hydra(composed(words)))
-            build.check(candidate, trains_tokenizer=candidate.get("init_from") is None)
-            build.source(candidate)
+            candidate = build.resolve(composed(overrides))
+            check(candidate, trains_tokenizer=candidate.get("init_from") is None)
+            own_metrics = getattr(build.objective(candidate), "metrics", ())
+            break
         except UserError as error:
-            first_error = first_error or error
-        else:
-            return
-    if first_error is not None:
-        raise first_error
-
-
-def _without_hydra(config: DictConfig) -> DictConfig:
-    config = config.copy()
-    with open_dict(config):
-        config.pop("hydra", None)
-    return config
+            errors.append(error)
+    else:
+        raise errors[0]
+    known, metric = [*METRICS, *(f"val_{name}" for name in own_metrics)], definition.metric
+    if metric not in known:
+        raise UserError(f"hydra.sweeper.metric={metric} is not one of {', '.join(known)}{nearest(metric, known)}")
 
 
 def _resumed(resume_sweep: str, definition: Definition) -> Path:
@@ -207,38 +169,14 @@ def _resumed(resume_sweep: str, definition: Definition) -> Path:
     return sweep_dir
 
 
-def _as_written(node: DictConfig, key: str) -> Any:
-    return cast(dict[str, Any], OmegaConf.to_container(node, resolve=False))[key]
-
-
-def _check_is_free(place: Path) -> None:
-    """Raises UserError where a sweep's directory is to be, and something of one is there already."""
-    if (place / SWEEP).exists():
-        where = shortened(place)
-        raise UserError(f"{where} holds a sweep already: go on with resume_sweep={where}, or name another directory")
-    if any(place.glob(f"*/{CONFIG}")) or any(place.glob("*/checkpoints/*.ckpt")):
-        raise UserError(f"{shortened(place)} holds runs already: name another directory for the sweep")
-
-
-def _wait_for_trials_of_a_killed_sweep(sweep_dir: Path) -> None:
-    """They have noticed, and save: until then they may write to the journal, and nobody knows from where they go on."""
-    for run_dir in (lock.parent for lock in sweep_dir.glob(f"[0-9]*/{LOCK}")):
-        try:
-            with held(run_dir, key="resume_sweep", patience=PATIENCE):
-                pass
-        except UserError:
-            raise UserError(f"resume_sweep={sweep_dir}: its trial {run_dir.name} is still at work, try again") from None
-
-
 def _new_directory(config: DictConfig) -> Path:
-    """A directory of this sweep's own: `run_dir=`, `hydra.sweep.dir=`, or outputs/<sweep>/<date_time>."""
-    named = config.run_dir
-    if not str(_as_written(config.hydra.sweep, "dir")).startswith(DEFAULT_PLACE):
-        named = config.hydra.sweep.dir
-    name = Path(config.hydra.runtime.choices.get("sweep") or "multirun").stem
-    place = Path(named).expanduser().absolute() if named is not None else Path("outputs", name).absolute()
-    if named is not None:
-        _check_is_free(place)
+    """The sweep's directory: `run_dir=`, `hydra.sweep.dir=`, or outputs/<sweep>/<date_time>."""
+    is_default = unresolved(config.hydra.sweep)["dir"].startswith(DEFAULT_DIR)
+    named = config.run_dir if is_default else config.hydra.sweep.dir
+    place = Path(named or Path("outputs", config.hydra.runtime.choices.get("sweep") or "multirun"))
+    place = place.expanduser().absolute()
+    if named is not None and ((place / SWEEP).exists() or any(place.glob("*/config.yaml"))):
+        raise UserError(f"{named} holds runs already: resume with resume_sweep={named}, or name another directory")
     try:
         place.mkdir(parents=True, exist_ok=True)
         return place if named is not None else make_new(place / datetime.now().strftime("%Y-%m-%d_%H-%M-%S"))
@@ -246,7 +184,73 @@ def _new_directory(config: DictConfig) -> Path:
         raise UserError(f"{named or place} cannot be made ({error.strerror or error}): name another place") from None
 
 
-def command_to_resume(resume_sweep: str) -> str:
-    """What to say where `resume_sweep=` came without the command that began the sweep."""
-    words = Definition.read(Path(resume_sweep).expanduser().absolute()).command
-    return f"resume_sweep goes with the command of its sweep: {pasted([*words, f'resume_sweep={resume_sweep}'])}"
+def _finish(search: Search, config: DictConfig, *, stopped_by: int | None) -> int:
+    """Write best.yaml and report.html, and print the result and the next commands. Returns the exit status."""
+    study, definition = search.study, search.definition
+    records, place = study.records(), Path(shortened(study.sweep_dir))
+    best, again = best_of(records, direction=definition.direction), None
+    counts = {status: sum(record.status == status for record in records) for status in STATUSES}
+    log.info(
+        "\n%s", ", ".join(f"{count} {status}" for status, count in counts.items() if count) or "no trial has ended"
+    )
+    if best is not None:
+        found = [entry.override(best.values[entry.key]) for entry in definition.parameters]
+        about = f"trial {best.number}, {definition.metric} {best.metric:.6g}"
+        log.info("best: %s", "\n  ".join([about, *found]))
+        _write_best(study.sweep_dir, [*definition.arguments, *found], config, comment=f"The best of a sweep: {about}.")
+        again = _best_command(place, definition.arguments)
+    write_report(place / "report.html", definition, records, importances=study.importances(), run_again=again)
+    status = int(search.has_too_many_failures or best is None) if stopped_by is None else 128 + stopped_by
+    if status == 1:
+        too_many = f"more than {definition.max_failed:g} of the trials have failed (hydra.sweeper.max_failed)"
+        log.error("failed: %s", too_many if search.has_too_many_failures else "no trial has finished")
+    log.info("\nnext:")
+    if stopped_by is not None or study.n_started < definition.n_planned:
+        more = ["hydra.sweeper.max_failed=1"] if search.is_hopeless else []
+        log.info("  %s", _pasted([*definition.command, *more, f"resume_sweep={place}"]))
+    log.info("  python -m webbrowser %s", (study.sweep_dir / "report.html").as_uri())
+    log.info("  tensorboard --logdir %s", shlex.quote(str(place)))
+    log.info("  gptlab compare %s", shlex.quote(str(place)))
+    if again is not None:
+        log.info("  %s", again)
+    return status
+
+
+def _pasted(arguments: list[str]) -> str:
+    return f"{command_line('train')} {shlex.join(arguments)}"
+
+
+def _write_best(sweep_dir: Path, arguments: list[str], config: DictConfig, *, comment: str) -> None:
+    """Write <sweep>/experiment/best.yaml: the arguments of a trial, as typed, for `--config-dir=<sweep>`."""
+    included: list[Any] = []
+    overrides: list[Any] = []
+    content: dict[str, Any] = {"hydra": {"mode": "RUN"}}  # a file of conf/sweep says MULTIRUN
+    for argument in arguments:
+        key, _, text = argument.partition("=")
+        if key.startswith(("--", "hydra.", "hydra/")):
+            continue
+        is_free_text = plain_key(key) in FREE_TEXT and text != "null"  # it means itself; the rest is in Hydra's grammar
+        value = build.literal(text) if is_free_text else OverridesParser.create().parse_override(argument).value()
+        key, value = plain_key(key), None if key.startswith("~") else value
+        if key in ("experiment", "sweep"):
+            included += [value if key == "experiment" else {"/sweep@_global_": value}] if value is not None else []
+        elif key in config.hydra.runtime.choices:
+            overrides.append({f"override /{key}": value})
+        else:
+            *parents, name = key.split(".")
+            node = content
+            for parent in parents:
+                node = node.setdefault(parent, {})
+            node[name] = value
+    path = sweep_dir / "experiment" / "best.yaml"
+    path.parent.mkdir(exist_ok=True)
+    content = {"defaults": [*included, *overrides, "_self_"], **content}
+    write_whole(path, f"# @package _global_\n# {comment}\n{as_yaml(content)}")
+
+
+def _best_command(sweep_dir: Path, arguments: list[str]) -> str:
+    """The command that repeats the best trial; `sweep_dir` as the command is to name it."""
+    flags = [argument for argument in arguments if argument.startswith("--")]
+    has_config_dir = any(flag.startswith("--config-dir=") for flag in flags)  # Hydra takes only one
+    place = f"hydra.searchpath=[file://{sweep_dir.absolute()}]" if has_config_dir else f"--config-dir={sweep_dir}"
+    return f"{command_line('train')} {shlex.join([*flags, place, 'experiment=best'])}"

@@ -1,134 +1,115 @@
-"""What a sweep is: sweep.yaml in its directory, by which it goes on as the same."""
+"""The definition of a sweep: the settings of hydra.sweeper, and the command line that its trials share."""
 
+import importlib.util
 import math
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import yaml
 
 from gptlab.arguments import nearest
 from gptlab.errors import UserError
 from gptlab.files import write_yaml
-from gptlab.sweep.space import Parameter, Values, combinations, parameter
+from gptlab.sweep.space import Parameter, parameter
 
 SWEEP = "sweep.yaml"
-SAMPLERS = ("tpe", "random", "grid", "cmaes", "gp")
+SAMPLERS = {"tpe": None, "random": None, "grid": None, "cmaes": "cmaes", "gp": "scipy"}
+"""Each sampler, and the package that it needs besides Optuna."""
 PRUNERS = ("median", "successive_halving", "hyperband")
-BITS_PER_BYTE = "val_bits_per_byte"
-REPORTED = {
-    "val_loss": "val/loss",
-    "best_val_loss": "val/loss",
-    "val_perplexity": "val/perplexity",
-    BITS_PER_BYTE: "val/bits_per_byte",
-}
-"""Metrics of summary.json by which a trial can be pruned, and what a validation calls them."""
-METRICS = (*REPORTED, "train_loss", "tokens_per_second", "seconds")
+METRICS = (
+    *("val_loss", "best_val_loss", "val_perplexity", "val_bits_per_byte"),
+    *("train_loss", "tokens_per_second", "seconds"),
+)
+"""Numbers of summary.json. An objective may add others, `val_<metric>`."""
+MAY_CHANGE = ("n_trials", "n_jobs", "max_failed", "command")
+"""What may differ when a sweep is resumed."""
 
 
 @dataclass(frozen=True)
 class Definition:
-    """All that decides which trials there are, and what they are judged by.
+    """The content of sweep.yaml. Raises ValueError on settings that are not possible.
 
     Attributes:
-        words: the command line of each trial, but for what is swept.
-        space: of each swept key its search space, in words.
-        config: dotted keys and values as conf's files and the command line composed them: what all trials share, and
-            what each swept choice of a file adds.
-        sampler: one of SAMPLERS.
-        pruner: one of PRUNERS; None prunes nothing.
-        seed: of the sampler.
-        metric: a number of summary.json.
-        direction: minimize or maximize.
+        arguments: the command line of each trial after `gptlab train`, without the swept keys.
+        command: the arguments of the command that started the sweep, for people.
         validate_every: steps between two reports to the pruner.
-        max_steps: of a trial.
-        command: that began the sweep, behind `gptlab train`, for people.
+        space: the search space of each swept key; the others are as in conf/hydra/sweeper/optuna.yaml.
     """
 
-    words: list[str]
-    space: dict[str, Any]
-    config: dict[str, Any]
-    sampler: str
-    pruner: str | None
-    seed: int
-    metric: str
-    direction: str
+    arguments: list[str]
+    command: list[str]
     validate_every: int
     max_steps: int
-    command: list[str]
+    space: dict[str, Any]
+    sampler: str
+    pruner: str | None
+    n_trials: int | None
+    n_jobs: int
+    metric: str
+    direction: Literal["minimize", "maximize"]
+    seed: int
+    max_failed: float
 
     def __post_init__(self) -> None:
-        _choose("sampler", self.sampler, SAMPLERS)
-        _choose("metric", self.metric, METRICS)
-        _choose("direction", self.direction, ("minimize", "maximize"))
-        if self.pruner is not None:
-            _choose("pruner", self.pruner, PRUNERS)
-            if self.metric not in REPORTED:
-                raise UserError(f"pruner={self.pruner} wants a metric of validations: one of {', '.join(REPORTED)}")
+        choices = {"sampler": SAMPLERS, "direction": ("minimize", "maximize"), "pruner": (*PRUNERS, None)}
+        for name, known in choices.items():
+            if (value := getattr(self, name)) not in known:
+                names = [*filter(None, known)]
+                raise ValueError(f"{name}={value} is not one of {', '.join(names)}{nearest(str(value), names)}")
+        if self.pruner is not None and validation_metric(self.metric) is None:
+            raise ValueError(f"pruner={self.pruner} needs a metric of validations, such as val_loss")
+        if self.n_trials is not None and self.n_trials < 1:
+            raise ValueError(f"n_trials={self.n_trials} must be at least 1")
+        if self.n_trials is None and self.sampler != "grid":
+            raise ValueError(f"n_trials=null: sampler={self.sampler} never ends by itself, set a number")
+        if not 0 <= self.max_failed <= 1:
+            raise ValueError(f"max_failed={self.max_failed} must be a share from 0 to 1")
         if self.seed < 0:
-            raise UserError(f"hydra.sweeper.seed={self.seed} must be 0 or more")
-        if self.sampler == "grid":
-            combinations(self.parameters)
-            return
+            raise ValueError(f"seed={self.seed} must be 0 or more")
+        package = SAMPLERS[self.sampler]
+        if package is not None and importlib.util.find_spec(package) is None:
+            raise ValueError(f"sampler={self.sampler} needs the package {package}: pip install 'gptlab[samplers]'")
+        if self.sampler != "grid" and not self.space:
+            raise ValueError(f"sampler={self.sampler} has nothing to search: add keys to hydra.sweeper.space")
         for entry in self.parameters:
-            if isinstance(entry, Values) and entry.word == "grid":
-                raise UserError(f"{entry.key} is a grid, of which sampler=grid tries all: write choice: {entry.values}")
-        if not self.space:
-            raise UserError(f"sampler={self.sampler} has nothing to search: give hydra.sweeper.space some keys")
+            if self.sampler == "grid" and not entry.is_list:
+                raise ValueError(f"sampler=grid, and {entry.key} is a range: use hydra/sweeper=optuna, or list values")
+            if self.sampler != "grid" and entry.kind == "grid":
+                raise ValueError(f"sampler={self.sampler}, and {entry.key} is a grid: write choice or use sampler=grid")
 
     @property
     def parameters(self) -> list[Parameter]:
         return [parameter(key, node) for key, node in self.space.items()]
 
     @property
-    def n_combinations(self) -> int | None:
-        """Of a grid; None where trials have no end."""
-        if self.sampler != "grid":
-            return None
-        return math.prod(len(entry.values) for entry in self.parameters if isinstance(entry, Values))
+    def n_planned(self) -> int:
+        """The number of trials, including failed ones."""
+        n_combinations = math.prod(len(entry.values) for entry in self.parameters) if self.sampler == "grid" else None
+        return min(n for n in (self.n_trials, n_combinations) if n is not None)
 
     def write(self, sweep_dir: Path) -> None:
         write_yaml(sweep_dir / SWEEP, asdict(self))
 
     @staticmethod
     def read(sweep_dir: Path) -> "Definition":
-        """Raises UserError where there is none, or none that can be read."""
+        """Raises UserError if the directory holds no sweep."""
         try:
             return Definition(**yaml.safe_load((sweep_dir / SWEEP).read_text(encoding="utf-8")))
-        except FileNotFoundError:
-            raise UserError(f"resume_sweep={sweep_dir} is no sweep: there is no {SWEEP} in it") from None
         except (OSError, TypeError, ValueError, yaml.YAMLError) as error:
-            raise UserError(
-                f"resume_sweep={sweep_dir}: its {SWEEP} cannot be read: {str(error).splitlines()[0]}"
-            ) from None
+            why = str(error).splitlines()[0]
+            raise UserError(f"resume_sweep={sweep_dir} is no sweep: its {SWEEP} cannot be read ({why})") from None
 
     def difference(self, other: "Definition") -> str | None:
-        """What is not the same in another one, in words; None where nothing is."""
-        for key in [*self.space, *(key for key in other.space if key not in self.space)]:
-            mine, theirs = self.space.get(key), other.space.get(key)
-            if mine != theirs:
-                return f"the search space of {key} was {_shown(mine)}, and is {_shown(theirs)} now"
-        if list(self.space) != list(other.space):
-            return f"its keys were swept in the order {', '.join(self.space)}, and {', '.join(other.space)} now"
-        for name in ("sampler", "pruner", "seed", "metric", "direction", "validate_every", "max_steps"):
-            mine, theirs = getattr(self, name), getattr(other, name)
-            if mine != theirs:
-                return f"{name} was {mine}, and is {theirs} now"
-        before = [word for word in self.words if word not in other.words]
-        now = [word for word in other.words if word not in self.words]
-        if before or now:
-            return f"its command had {' '.join(before) or 'nothing'} where there is {' '.join(now) or 'nothing'} now"
-        for key in (*self.config, *other.config):
-            mine, theirs = self.config.get(key, "not there"), other.config.get(key, "not there")
-            if mine != theirs:
-                return f"{key} was {mine}, and is {theirs} now"
+        """The first difference to another definition, in words; None if they are the same sweep."""
+        before, now = ({**asdict(one), "space": None, **one.space} for one in (self, other))
+        for name in dict.fromkeys((*before, *now)):
+            if name not in MAY_CHANGE and before.get(name) != now.get(name):
+                return f"{name} was {before.get(name)}, and is {now.get(name)} now"
         return None
 
 
-def _choose(name: str, value: str, known: tuple[str, ...]) -> None:
-    if value not in known:
-        raise UserError(f"hydra.sweeper.{name}={value} is none of {', '.join(known)}{nearest(str(value), known)}")
-
-
-def _shown(node: Any) -> str:
-    return "none" if node is None else " ".join(f"{word} {content}" for word, content in node.items())
+def validation_metric(metric: str) -> str | None:
+    """What validations call a number of summary.json: `best_val_loss` is `val/loss`. None for other numbers."""
+    name = metric.removeprefix("best_")
+    return f"val/{name.removeprefix('val_')}" if name.startswith("val_") else None

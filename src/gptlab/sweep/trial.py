@@ -1,4 +1,4 @@
-"""A trial as a process of its own: its command, and what its end means."""
+"""One trial of a sweep: its process and its result."""
 
 import os
 import re
@@ -8,120 +8,112 @@ import threading
 import time
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from gptlab.training.run_files import read_summary
 
 TRIAL = "GPTLAB_TRIAL"
-"""Environment variable by which the process of a trial knows which one it is: `<number>:<sweep directory>`."""
-PATIENCE = 300.0
-"""Seconds that a trial has to finish its step and save, when it is told to go."""
-OUTPUT = "output.log"
-"""All that the process has said, beside the run; a run that has finished has said it in its train.log too."""
+"""Environment variable that tells a trial's process its number and its sweep: `<number>:<sweep directory>`."""
+SAVE_TIMEOUT = 300.0
+"""Seconds that a trial has to finish its step and save after it is told to stop."""
+STATUSES = ("finished", "pruned", "failed", "interrupted", "running")
+ENDED = STATUSES[:3]
 
 
 @dataclass(frozen=True)
-class Job:
-    """One trial, for whoever runs it.
-
-    Attributes:
-        number: of the trial.
-        words: its command line behind `gptlab train`, but for the run directory.
-        run_dir: where its run lies.
-        goes_on: whether an earlier session of the sweep has begun it: what lies in its directory is its own.
-    """
+class Trial:
+    """A trial that is to run."""
 
     number: int
-    words: tuple[str, ...]
-    run_dir: Path
-    goes_on: bool = False
+    arguments: tuple[str, ...]  # its command line after `gptlab train`, without the run directory
+    run_dir: Path  # absolute; `<sweep directory>/<number>`
+    resumes: bool = False  # an earlier session of the sweep has started it
+
+    @property
+    def run_arguments(self) -> list[str]:
+        """Its arguments; only `resume=` if there is a checkpoint to resume from."""
+        has_saved = self.resumes and any(self.run_dir.glob("checkpoints/*.ckpt"))
+        return [f"resume={self.run_dir}"] if has_saved else list(self.arguments)
 
     @property
     def command(self) -> list[str]:
-        """Goes on with the run where it has saved something, and starts it over where it has not."""
-        words = [*self.words, f"run_dir={self.run_dir}"]
-        if self.goes_on and has_saved(self.run_dir):
-            words = [f"resume={self.run_dir}"]
-        elif any(word.startswith("resume=") for word in self.words):  # another launcher's job that goes on
-            words = list(self.words)
-        return [sys.executable, "-m", "gptlab", "train", *words, "hydra.mode=RUN"]
+        resumes = any(argument.startswith("resume=") for argument in self.run_arguments)
+        place = [] if resumes else [f"run_dir={self.run_dir}"]
+        return [sys.executable, "-m", "gptlab", "train", *self.run_arguments, *place, "hydra.mode=RUN"]
 
     @property
     def environment(self) -> dict[str, str]:
-        """What its process gets besides: its name, and the modules that lie beside a script, as `_target_` may."""
-        beside = [sys.path[0]] if sys.argv[0].endswith(".py") and sys.path[0] else []
-        path = os.pathsep.join([*beside, *filter(None, [os.environ.get("PYTHONPATH")])])
-        return {
-            TRIAL: f"{self.number}:{self.run_dir.parent}",
-            "PYTHONSAFEPATH": "1",  # `python -m` would import what lies where the user stands
-            **({"PYTHONPATH": path} if path else {}),
-        }
+        """Variables of its process. `python -m` would import modules from the working directory first."""
+        return {TRIAL: f"{self.number}:{self.run_dir.parent}", "PYTHONSAFEPATH": "1"}
 
 
 @dataclass(frozen=True)
-class End:
-    """How a trial has ended: finished, pruned, failed or interrupted; and why, in one sentence."""
+class TrialResult:
+    """How a trial ended (finished, pruned, failed or interrupted), and the reason in one sentence."""
 
     status: str
     reason: str | None = None
 
 
-def has_saved(run_dir: Path) -> bool:
-    """Whether there is a run that can go on."""
-    return any(run_dir.glob("checkpoints/*.ckpt"))
+@dataclass(frozen=True)
+class TrialRecord:
+    """What is known of a trial."""
+
+    number: int
+    status: str  # one of STATUSES; those in ENDED are final
+    reason: str | None  # why it failed
+    values: dict[str, Any]  # of each swept key, in the order of the search space
+    metric: float | None  # the sweep's metric in summary.json (a pruned trial's last value); None if there is none
+    summary: dict[str, Any]  # the content of summary.json; empty if there is none
+    run_dir: Path  # absolute
+
+
+def best_of(records: list[TrialRecord], *, direction: str) -> TrialRecord | None:
+    """The finished trial with the best metric (`direction`: minimize or maximize); None if no trial has finished."""
+    sign = 1.0 if direction == "minimize" else -1.0
+    finished = [record for record in records if record.status == "finished" and record.metric is not None]
+    return min(finished, key=lambda record: sign * (record.metric or 0.0), default=None)
 
 
 def this_trial() -> tuple[Path, int] | None:
-    """The sweep's directory and the number, where this process is a trial's."""
+    """The sweep directory and the number of the trial that this process runs; None outside a sweep."""
     number, _, sweep_dir = os.environ.get(TRIAL, "").partition(":")
     return (Path(sweep_dir), int(number)) if sweep_dir else None
 
 
 def end_with_the_sweep() -> None:
-    """Let this process be told to go (SIGTERM) when standard input ends: the sweep closes it, or has been killed."""
+    """Send this process SIGTERM when standard input ends: the sweep closed it, or the sweep was killed."""
 
     def watch() -> None:
         while os.read(0, 1024):
             pass
         os.kill(os.getpid(), signal.SIGTERM)
-        time.sleep(PATIENCE)
-        os.killpg(0, signal.SIGKILL)  # it hangs where no handler runs, as in waiting for another rank
+        time.sleep(SAVE_TIMEOUT)
+        os.killpg(0, signal.SIGKILL)  # no signal handler runs while a rank waits for another rank
 
     threading.Thread(target=watch, daemon=True).start()
 
 
-def recorded_end(run_dir: Path) -> End | None:
-    """What the run itself says of its end; None where it has none that counts for a sweep."""
+def recorded_result(run_dir: Path) -> TrialResult | None:
+    """The result that the run itself recorded; None if it neither finished nor was pruned."""
     status = read_summary(run_dir).get("status")
-    return End(str(status)) if status in ("finished", "pruned") else None
+    return TrialResult(str(status)) if status in ("finished", "pruned") else None
 
 
-def end_of(run_dir: Path, exit_status: int, said: str, *, was_stopped: bool) -> End:
-    """How a trial has ended.
-
-    Args:
-        run_dir: of the run; there may be none.
-        exit_status: of its process; minus the signal's number where it was killed.
-        said: its output, or the last line of it.
-        was_stopped: whether the sweep has told it to go.
-    """
-    summary = read_summary(run_dir)
+def result_of(run_dir: Path, exit_status: int, output: str, *, was_stopped: bool) -> TrialResult:
+    """The result of a trial whose process has ended, with minus the signal's number if a signal killed it."""
     if exit_status == 0:
-        return recorded_end(run_dir) or End("failed", "its process ended without a result")
+        return recorded_result(run_dir) or TrialResult("failed", "its process ended without a result")
     if was_stopped and exit_status not in (1, 2):
-        return End("interrupted", "the sweep was stopped")
+        return TrialResult("interrupted", "the sweep was stopped")
+    summary = read_summary(run_dir)
     if exit_status == 1 and summary.get("status") == "failed" and summary.get("failure"):
-        return End("failed", summary["failure"])
+        return TrialResult("failed", summary["failure"])
     number = exit_status - 128 if exit_status > 128 else -exit_status
-    if number in {int(known) for known in signal.Signals}:
-        name = signal.Signals(number).name
-        hint = ", as the system does when memory runs out" if name == "SIGKILL" else ""
-        return End("failed", f"its process was ended by {name}{hint}")
-    return End("failed", _last_line(said) or f"its process ended with status {exit_status}")
-
-
-def _last_line(said: str) -> str:
-    """The sentence that the command has ended with, or else whatever it said last."""
-    lines = [line.strip() for line in said.splitlines() if line.strip()]
+    if number in set(signal.Signals):
+        hint = " (the system does this when memory runs out)" if number == 9 else ""
+        return TrialResult("failed", f"its process was ended by {signal.Signals(number).name}{hint}")
+    lines = [line.strip() for line in output.splitlines() if line.strip()]
     sentences = [line for line in lines if line.startswith(("error: ", "failed: "))]
-    last = (sentences or lines or [""])[-1]
-    return re.sub("^(error|failed): ", "", last)
+    last = (sentences or lines or [f"its process ended with status {exit_status}"])[-1]
+    return TrialResult("failed", re.sub("^(error|failed): ", "", last))

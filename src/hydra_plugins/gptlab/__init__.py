@@ -1,1 +1,1 @@
-"""gptlab's sweeper and launcher: Hydra takes plugins from `hydra_plugins` alone, and imports them at every start."""
+"""gptlab's sweeper. Hydra finds plugins in `hydra_plugins` only, and imports them at every start."""

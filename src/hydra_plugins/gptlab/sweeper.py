@@ -1,35 +1,33 @@
-"""What Hydra asks for the trials of a multirun."""
+"""The Hydra sweeper of gptlab."""
 
 from typing import Any
 
 from hydra.core.plugins import Plugins
-from hydra.plugins.launcher import Launcher
 from hydra.plugins.sweeper import Sweeper
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig
 
 
 class StudySweeper(Sweeper):
-    """A grid or a search, that goes on where it was stopped: see gptlab.cli.sweep."""
-
-    hydra_context: HydraContext
-    config: DictConfig
-    task_function: TaskFunction
+    """Runs a grid or a search that can be resumed: see gptlab.cli.sweep."""
 
     def __init__(self, **settings: Any) -> None:
-        """Hydra's way of handing over what stands in `hydra.sweeper`; the sweep reads it there."""
+        """Hydra passes the settings of `hydra.sweeper`; the sweep reads them from the configuration."""
 
     def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
-        self.hydra_context, self.task_function, self.config = hydra_context, task_function, config
+        self._config, self._loader = config, hydra_context.config_loader
+        self._make_launcher = lambda config: Plugins.instance().instantiate_launcher(
+            hydra_context=hydra_context, task_function=task_function, config=config
+        )
 
     def sweep(self, arguments: list[str]) -> None:
         """Raises SystemExit with the sweep's exit status."""
+        from gptlab.cli.compose import forget_full_error, say
         from gptlab.cli.sweep import sweep
 
-        raise SystemExit(sweep(self.config, self.hydra_context.config_loader, arguments, self._launcher))
-
-    def _launcher(self, config: DictConfig) -> Launcher:
-        """With the sweep's directory in its configuration."""
-        return Plugins.instance().instantiate_launcher(
-            config=config, hydra_context=self.hydra_context, task_function=self.task_function
-        )
+        forget_full_error()
+        try:
+            status = sweep(self._config, self._loader, arguments, self._make_launcher)
+        except Exception as error:  # Hydra would print lines of its own around it
+            status = say(error, "train", arguments)
+        raise SystemExit(status)

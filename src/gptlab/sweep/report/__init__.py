@@ -1,1 +1,0 @@
-"""report.html: the pictures of a sweep and its trials, in one page."""
