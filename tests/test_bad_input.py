@@ -23,7 +23,30 @@ START = tuple(key for key in TINY if not key.startswith(("model.n", "model.d_mod
 
 CASES = {
     # the command line, and words that the sentence must have
-    "unknown key": (["train", "n_layer=3"], ["n_layer", "model.n_layers"]),
+    "unknown key": (["train", "n_layers=3"], ["n_layers", "model.n_layers"]),
+    "name of nanoGPT": (["train", "n_layer=3"], ["n_layer is not a setting: write model.n_layers=<value>"]),
+    "learning rate at the root": (["train", "lr=1e-3"], ["lr is not a setting: write optimizer.lr=<value>"]),
+    "learning rate by its full name": (["train", "learning_rate=1e-3"], ["write optimizer.lr=<value>"]),
+    "epochs": (["train", "epochs=3"], ["write max_steps=<value>", "optimizer steps"]),
+    "epochs as Lightning's": (["train", "trainer.max_epochs=3"], ["write max_steps=<value>"]),
+    "width as nanoGPT's": (["train", "n_embd=64"], ["write model.d_model=<value>"]),
+    "heads as nanoGPT's": (["train", "n_head=2"], ["write model.n_heads=<value>"]),
+    "batch": (["train", "batch=4"], ["write batch_size=<value>"]),
+    "accumulation": (["train", "accumulate_grad_batches=2"], ["write micro_batch_size=<value>", "accumulate"]),
+    "clipping": (["train", "trainer.gradient_clip_val=1"], ["write grad_clip=<value>"]),
+    "smoke run": (["train", "fast_dev_run=true"], ["write max_steps=2"]),
+    "devices at the root": (["train", "devices=2"], ["write trainer.devices=<value>"]),
+    "number of samples": (["generate", "n=3"], ["write num_samples=<value>"]),
+    "path for a group": (["train", "data=/a/book.txt"], ["for a file write data.path=/a/book.txt"]),
+    "path of an experiment": (["train", "experiment=a/wide.yaml"], ["--config-dir=<directory> experiment=wide"]),
+    "directory of Hydra's": (["train", "hydra.run.dir=here"], ["name the run's directory with run_dir=<directory>"]),
+    "completion of an installed command": (["train", "--shell-completion", "install=bash"], ["knows train.py only"]),
+    "resume=auto without a place": (["train", "resume=auto"], ["resume=auto", "add run_dir=<directory>"]),
+    "class of a module that is not there": (
+        ["train", "model._target_=nowhere.Model"],
+        ["model._target_=nowhere.Model cannot be imported", "nowhere"],
+    ),
+    "model that is none": (["train", "model._target_=torch.nn.Identity"], ["model", "LanguageModel"]),
     "unknown key in a group": (
         ["train", "model.n_layer=3"],
         ["model.n_layer is not a setting", "model.n_layers"],
@@ -122,8 +145,8 @@ CASES = {
         ["train", "data.cache_dir=poem.txt/cache"],
         ["poem.txt/cache", "data.cache_dir="],
     ),
-    "name that means the newest run": (["train", "run_dir=last"], ["run_dir=last cannot be told from resume=last"]),
-    "end by the clock": (["train", "+trainer.max_time=00:00:01:00"], ["trainer.max_time is gptlab's own affair"]),
+    "name that means the newest run": (["train", "run_dir=last"], ["run_dir=last has a meaning for resume="]),
+    "end by the clock": (["train", "+trainer.max_time=00:00:01:00"], ["trainer.max_time is decided by gptlab"]),
     "policy that is none": (["train", "on_nonfinite=ignore"], ["on_nonfinite=ignore must be stop or skip"]),
     "resume of the newest of none": (["train", "resume=last"], ["resume=last: there is no run under outputs"]),
     "resume of nothing": (["train", "resume=nowhere"], ["nowhere is no run directory"]),
@@ -135,7 +158,7 @@ CASES = {
     ),
     "text as a checkpoint": (
         ["generate", "prompt=a", "checkpoint=poem.txt"],
-        ["poem.txt is truncated, damaged, or no"],
+        ["poem.txt is truncated, damaged, or not"],
     ),
     "empty file as a checkpoint": (
         ["generate", "prompt=a", "checkpoint=empty.txt"],
@@ -148,19 +171,22 @@ CASES = {
     "malicious checkpoint": (["generate", "prompt=a", "checkpoint=malicious.pt"], ["malicious.pt"]),
     "malicious config in a checkpoint": (
         ["generate", "prompt=a", "checkpoint=target.pt"],
-        ["os.system", "no model"],
+        ["os.system", "trust=os"],
     ),
-    "malicious config in a list": (["generate", "prompt=a", "checkpoint=list.pt"], ["os.system", "no model"]),
+    "malicious config in a list": (["generate", "prompt=a", "checkpoint=list.pt"], ["os.system", "trust=os"]),
     "unknown Hub id": (
         ["generate", "prompt=a", "checkpoint=nobody/nothing"],
-        ["nobody/nothing is no file or directory here", "/nobody/nothing does not exist, or is private"],
+        ["nobody/nothing is no file or directory here", "/nobody/nothing: it does not exist, or is private"],
     ),
-    "unknown start": (["train", *TINY, "init_from=nobody/nothing"], ["/nobody/nothing does not exist"]),
+    "unknown start": (["train", *TINY, "init_from=nobody/nothing"], ["/nobody/nothing: it does not exist"]),
     "start of nothing": (["train", *TINY, "init_from="], ["init_from= is empty"]),
-    "start that is a path": (["train", *TINY, "init_from=./nothing"], ["./nothing is neither"]),
-    "start without weights": (["train", *TINY, "init_from=halves"], ["halves has no model.safetensors"]),
+    "start that is a path": (["train", *TINY, "init_from=./nothing"], ["./nothing does not exist"]),
+    "start without weights": (
+        ["train", *TINY, "init_from=halves"],
+        ["halves cannot be read: it has no model.safetensors"],
+    ),
     "start of another architecture": (["train", *TINY, "init_from=llama"], ["its architecture is llama"]),
-    "start with a pickle": (["train", *TINY, "init_from=pickled"], ["pytorch_model.bin", "only safetensors"]),
+    "start with a pickle": (["train", *TINY, "init_from=pickled"], ["only safetensors are read"]),
     "start with other sizes": (
         ["train", *TINY, "init_from=gpt2s"],
         ["model.n_layers=1: init_from=gpt2s has 2; leave it out"],
@@ -191,30 +217,30 @@ CASES = {
     ),
     "generation without a tokenizer": (["generate", "prompt=a", "checkpoint=mute"], ["mute has no tokenizer"]),
     "export to nowhere": (["export", "checkpoint=gpt2s"], ["to is missing", "to=<value>"]),
-    "export to an empty name": (["export", "checkpoint=gpt2s", "to="], ["to= is empty"]),
-    "export onto something": (["export", "checkpoint=gpt2s", "to=folder_of_mine"], ["is there already"]),
-    "export onto a file": (["export", "checkpoint=gpt2s", "to=poem.txt"], ["is there already"]),
-    "export onto oneself": (["export", "checkpoint=gpt2s", "to=."], ["to=. is where you stand"]),
+    "export to an empty name": (["export", "checkpoint=gpt2s", "to="], ["to= is the working directory"]),
+    "export onto something": (["export", "checkpoint=gpt2s", "to=folder_of_mine"], ["exists already"]),
+    "export onto a file": (["export", "checkpoint=gpt2s", "to=poem.txt"], ["exists already"]),
+    "export onto oneself": (["export", "checkpoint=gpt2s", "to=."], ["to=. is the working directory"]),
     "push to no one's name": (["export", "checkpoint=gpt2s", "to=out", "push_to=gpt2"], ["write user/name"]),
     "export below a file": (["export", "checkpoint=gpt2s", "to=poem.txt/out"], ["to=poem.txt/out cannot be written"]),
-    "export of nothing": (["export", "checkpoint=./nothing", "to=out"], ["./nothing is neither"]),
+    "export of nothing": (["export", "checkpoint=./nothing", "to=out"], ["./nothing does not exist"]),
     "checkpoint without a name": (["generate", "prompt=a", "checkpoint="], ["the name of the model is empty"]),
     "export without a run": (["export", "to=out"], ["no run under outputs"]),
     "push without a login": (
         ["export", "checkpoint=gpt2s", "to=out", "push_to=me/mine"],
         ["push_to=me/mine needs a login"],
     ),
-    "push to no name": (["export", "checkpoint=gpt2s", "to=out", "push_to=a/b/c"], ["is no repository's name"]),
+    "push to no name": (["export", "checkpoint=gpt2s", "to=out", "push_to=a/b/c"], ["is not a repository's name"]),
     "unknown setting of export": (["export", "too=out"], ["too is not a setting", "did you mean to"]),
     "inspection of nothing": (["inspect", "checkpoint=gpt2s"], ["prompt is missing", "prompt=<value>"]),
     "inspection of an empty prompt": (["inspect", "checkpoint=gpt2s", "prompt="], ["prompt= is empty", "one token"]),
     "inspection over the context": (
         ["inspect", "checkpoint=gpt2s", f"prompt={POEM}"],
-        ["tokens, and this model sees 24"],
+        ["tokens: 1 to 24 of this model can be shown"],
     ),
     "inspection of too much": (
         ["inspect", "checkpoint=long", f"prompt={POEM * 2}"],
-        ["tokens: maps of more than 128 cannot be read"],
+        ["tokens: 1 to 128 of this model can be shown"],
     ),
     "inspection of two prompts": (["inspect", "prompt=a", "prompt=b"], ["prompt=['a', 'b'] must be text"]),
     "inspection without a tokenizer": (["inspect", "checkpoint=mute", "prompt=a"], ["mute has no tokenizer"]),
@@ -230,7 +256,10 @@ CASES = {
         ["inspect", "checkpoint=gpt2s", "prompt=a", "to=poem.txt/out"],
         ["to=poem.txt/out cannot be written"],
     ),
-    "inspection of where one stands": (["inspect", "checkpoint=gpt2s", "prompt=a", "to=."], ["is where you stand"]),
+    "inspection of where one stands": (
+        ["inspect", "checkpoint=gpt2s", "prompt=a", "to=."],
+        ["is the working directory"],
+    ),
     "inspection to an empty name": (["inspect", "checkpoint=gpt2s", "prompt=a", "to="], ["to= is empty"]),
     "inspection with no next tokens": (["inspect", "prompt=a", "top_k=0"], ["top_k=0 must be at least 1"]),
     "inspection without a run": (["inspect", "prompt=a"], ["no run under outputs"]),
@@ -262,7 +291,7 @@ CASES = {
     ),
     "task in a file that is not there": (
         ["evaluate", "checkpoint=gpt2s", "task=nope.yaml"],
-        ["task=nope.yaml: there is no such file"],
+        ["task=nope.yaml is neither a task of lm-evaluation-harness nor a file"],
     ),
     "key that belongs to another command": (
         ["evaluate", "experiment=verdict"],
@@ -284,7 +313,7 @@ CASES = {
     "setting of a schedule taken away": (["train", "~schedule.floor"], ["schedule.floor is missing"]),
     "flag instead of a setting": (
         ["train", "--max-steps=3"],
-        ["--max-steps=3 is no flag", "written without dashes, max_steps=3"],
+        ["--max-steps=3 is no flag", "write max_steps=3"],
     ),
     "flag that is none": (["generate", "prompt=a", "--foo"], ["--foo is no flag", "foo=<value>"]),
     "flag with a value that is none": (["train", "--cfg", "jbo"], ["--cfg", "invalid choice: 'jbo'"]),
@@ -359,7 +388,7 @@ def test_one_sentence_status_2_nothing_left_behind(gptlab: Command, bad_files: P
         assert word in result.err
     assert set(bad_files.rglob("*")) == before
     for left in (Path(os.environ["XDG_CACHE_HOME"]) / "gptlab").glob("*"):
-        assert left.suffix == ".lock" or {path.name for path in left.iterdir()} == {"tokens.bin", "corpus.json"}
+        assert left.suffix in (".lock", ".fingerprint", ".bin", ".json", ".bytes")
 
 
 @pytest.mark.parametrize(
@@ -378,7 +407,7 @@ def test_what_a_disk_refuses_is_a_sentence(
     def refuse(*_: object, **__: object) -> None:
         raise OSError(number, os.strerror(number), "a/file")
 
-    monkeypatch.setattr("gptlab.cli.generate.load_asked_for", refuse)
+    monkeypatch.setattr("gptlab.cli.generate.load_or_newest", refuse)
     result = gptlab("generate", "prompt=a")
     assert (result.status, result.err) == (status, sentence)
 
@@ -415,7 +444,7 @@ def test_a_truncated_checkpoint_is_named(gptlab: Command, workplace: Path) -> No
     best.write_bytes(best.read_bytes()[:-1000])
     result = gptlab("generate", "prompt=a", "checkpoint=run")
     assert result.status == 2
-    assert "best.ckpt is truncated, damaged, or no checkpoint" in result.err
+    assert "best.ckpt is truncated, damaged, or not a checkpoint" in result.err
 
 
 def test_a_real_process_exits_with_status_2_and_one_line(workplace: Path) -> None:

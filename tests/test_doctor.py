@@ -22,9 +22,8 @@ Command = Callable[..., Result]
 
 
 @pytest.fixture(autouse=True)
-def only_the_local_hub(hub: LocalHub, monkeypatch: pytest.MonkeyPatch) -> None:
-    """No server of tiktoken's is asked; nothing listens at port 9 of this machine."""
-    monkeypatch.setattr(gpt2, "TIKTOKENS_HOST", "http://127.0.0.1:9")
+def only_the_local_hub(hub: LocalHub) -> None:
+    """The Hub is the local one."""
 
 
 @pytest.fixture
@@ -43,29 +42,21 @@ def test_it_says_what_the_machine_has(gptlab: Command, workplace: Path) -> None:
     before = {*workplace.parent.rglob("*")}
     found = facts(gptlab("doctor"))
     assert {*workplace.parent.rglob("*")} == before, "nothing is written"
-    for name in ("python", "system", "memory", "disk here", "token cache", "Hub cache", "compiler", "outputs"):
+    for name in ("python", "system", "cpu", "cpu cores", "disk here", "token cache", "Hub cache"):
         assert found[name], name
     assert found["torch"] == torch.__version__
     assert found["python"].startswith(".".join(map(str, sys.version_info[:3])))
     assert found["cpu precisions"].split(", ") == ["32-true (default)", *devices.PRECISIONS["cpu"][1:]]
-    assert found["Hub"] == "127.0.0.1 answers"
-    assert found["outputs"].endswith("outputs, can be written")
+    assert found["Hub"] == "may be asked"
     assert all(value == value.strip() != "" for value in found.values())
-    short = [line for line in gptlab("doctor").out.splitlines() if "/" not in line]
-    assert max(map(len, short)) <= 80
 
 
 def test_nothing_private_is_shown(gptlab: Command, workplace: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from huggingface_hub import constants
-
     monkeypatch.setenv("HOME", str(workplace))
     monkeypatch.setenv("HF_TOKEN", "hf_secret")
-    monkeypatch.setattr(constants, "ENDPOINT", "http://me:secret@127.0.0.1:9")
     result = gptlab("doctor")
     assert "secret" not in result.out
-    found = facts(result)
-    assert found["outputs"] == f"~{os.sep}outputs, can be written"
-    assert found["Hub"] == "127.0.0.1 does not answer"
+    assert facts(result)["disk here"].startswith("~, ")
 
 
 def test_a_new_gpu_and_an_old_one(gptlab: Command, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -85,13 +76,6 @@ def test_a_new_gpu_and_an_old_one(gptlab: Command, monkeypatch: pytest.MonkeyPat
         assert found["cuda precisions"] == precisions
 
 
-def test_without_a_compiler_it_says_what_is_refused(gptlab: Command, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("CXX", "/nowhere/c++")
-    found = facts(gptlab("doctor"))
-    assert found["compiler"] == "no /nowhere/c++ that works"
-    assert found["compile=true"].startswith("is refused on a CPU")
-
-
 @pytest.mark.usefixtures("without_vocabulary")
 def test_where_the_vocabulary_would_come_from(
     gptlab: Command, workplace: Path, monkeypatch: pytest.MonkeyPatch
@@ -102,27 +86,14 @@ def test_where_the_vocabulary_would_come_from(
         return facts(gptlab("doctor"))["GPT-2 vocabulary"]
 
     monkeypatch.setattr("huggingface_hub.try_to_load_from_cache", lambda *_: None)
-    assert vocabulary() == "not here yet; the Hub answers"
+    assert vocabulary() == "not here yet: fetched at its first use"
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
-    assert vocabulary() == "not here, and no server is asked or answers"
-    assert facts(gptlab("doctor"))["Hub"] == "not asked: HF_HUB_OFFLINE is set"
+    assert facts(gptlab("doctor"))["Hub"] == "HF_HUB_OFFLINE is set: files from the cache only"
     monkeypatch.setattr("huggingface_hub.try_to_load_from_cache", lambda *_: str(workplace / "merges.txt"))
     assert vocabulary() == "in the Hub's cache"
     (workplace / "nothing").mkdir()
-    for name in gpt2.TIKTOKENS_FILES:
-        (workplace / "nothing" / name).write_bytes(b"")
+    (workplace / "nothing" / gpt2.TIKTOKENS_FILE).write_bytes(b"")
     assert vocabulary() == "in tiktoken's cache"
-
-
-def test_a_machine_that_tells_less(gptlab: Command, monkeypatch: pytest.MonkeyPatch) -> None:
-    """As Windows: no sysconf, no affinity, no /proc/cpuinfo."""
-    monkeypatch.delattr(os, "sysconf")
-    monkeypatch.delattr(os, "sched_getaffinity", raising=False)
-    monkeypatch.setattr(doctor, "_text", lambda path: "")
-    found = facts(gptlab("doctor"))
-    assert found["memory"] == "not known"
-    assert re.match(r"\d+ of \d+", found["cpu cores"])
-    assert found["cpu"]
 
 
 def test_from_a_fresh_process_without_lightning_and_soon(workplace: Path) -> None:
@@ -136,7 +107,7 @@ def test_from_a_fresh_process_without_lightning_and_soon(workplace: Path) -> Non
         env={**os.environ, "HF_HUB_OFFLINE": "1", "PYTHONPATH": str(ROOT / "src")},
     )
     assert time.monotonic() - began < 30  # two seconds where nothing else runs
-    assert "\ncompiler " in process.stdout
+    assert "\ncpu " in process.stdout
     for heavy in ("lightning", "torch._inductor", "matplotlib"):
         assert not re.search(rf"\| +{re.escape(heavy)}$", process.stderr, re.MULTILINE), heavy
 
@@ -186,7 +157,7 @@ def test_a_device_that_lies(gptlab: Command, monkeypatch: pytest.MonkeyPatch) ->
         (["device=tpu"], "device=tpu must be auto, cpu"),
         (["device=3"], "device=3 must be text or null"),
         (["devise=cpu"], "did you mean device?"),
-        (["-m", "device=cpu,auto"], "leave -m out"),
+        (["-m", "device=cpu,auto"], "-m is for train"),
     ],
 )
 def test_what_it_does_not_take(

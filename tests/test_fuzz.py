@@ -13,8 +13,9 @@ from hypothesis import strategies as st
 
 from conftest import CONF, HARD, choices, conf_node, has_gpt2_vocabulary
 from gptlab import build
-from gptlab.cli.explain import _dotted, explain
+from gptlab.cli.explain import explain
 from gptlab.cli.free_text import quote_free_text
+from gptlab.cli.settings import check as check_config
 from gptlab.data.text import TextFiles
 from gptlab.errors import UserError
 
@@ -87,9 +88,9 @@ def test_the_text_reader_gives_the_text_or_a_sentence(tmp_path: Path, suffix: st
         written = gzip.compress(content) if suffix.endswith(".gz") else content
         file.write_bytes(written[: cut % (len(written) + 1)] if "cut" in suffix else written)
         try:
-            source = TextFiles(path=str(file))
+            source = TextFiles(path=str(file), stride=None, val_fraction=0.1, num_workers=0, cache_dir=None)
             source.fingerprint()
-            text = "".join(piece.text for piece in source)
+            text = "".join(piece.text for piece in source.pieces())
         except UserError as error:
             sentences.append(str(error))
         else:
@@ -116,7 +117,7 @@ VALUES = st.one_of(
 
 def composed_keys() -> list[str]:
     with initialize_config_dir(str(CONF), version_base="1.3"):
-        keys = list(_dotted(build.OmegaConf.to_container(compose("train"))))
+        keys = [key for key, _ in build.flatten(build.OmegaConf.to_container(compose("train")))]
     groups = [str(folder.relative_to(CONF)) for folder in CONF.rglob("*") if folder.is_dir()]
     return [*keys, *groups]
 
@@ -139,7 +140,7 @@ def test_overrides_compose_and_pass_or_are_explained_in_a_sentence(n_inputs: int
 
     def check(overrides: list[str]) -> None:
         try:
-            build.check(build.resolve(compose("train", overrides=quote_free_text(overrides))))
+            check_config(build.resolve(compose("train", overrides=quote_free_text(overrides))))
         except Exception as error:
             GlobalHydra.instance().clear()
             if not explain(error, "train", overrides):

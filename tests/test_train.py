@@ -48,7 +48,6 @@ SUMMARY_KEYS = {
     ),
     "versions",
     "skipped_steps",
-    "job",
 }
 
 
@@ -70,6 +69,7 @@ def test_a_run_leaves_everything_in_its_directory(gptlab: Command, workplace: Pa
     result = gptlab("train", *TINY)
     assert result.status == 0, result.err
     run = the_run(workplace)
+    assert "_tokenizer-char_context_length-16" in run.name, "what the command changes"
     names = {path.name.split(".tfevents")[0] for path in run.iterdir()}
     assert names == {
         *(
@@ -99,7 +99,7 @@ def test_the_summary_has_every_key_and_agrees_with_the_rows(gptlab: Command, wor
     assert content["tokens"] == 6 * 4 * 16 == int(last["tokens"])
     assert content["val_loss"] == pytest.approx(float(last["val/loss"]), rel=1e-4)
     assert content["best_val_loss"] <= content["val_loss"]
-    assert all(value is not None for key, value in content.items() if key not in ("job", "failure"))
+    assert all(value is not None for key, value in content.items() if key != "failure")
     assert Path(content["best_checkpoint"]).exists()
 
 
@@ -135,13 +135,15 @@ def test_tensorboard_has_curves_text_and_hparams_with_a_metric(gptlab: Command, 
     events = EventAccumulator(str(run), size_guidance={"tensors": 0})
     events.Reload()
     tags = events.Tags()
-    expected = {"train/loss", "lr", "grad_norm", "tokens", "tokens_per_second", "val/loss", "val/perplexity"}
+    expected = {"train/loss", "val/loss", "val/perplexity", "vitals/lr", "vitals/grad_norm", "vitals/tokens_per_second"}
     assert expected <= set(tags["scalars"])
     assert [event.step for event in events.Scalars("train/loss")] == [1, 2, 3, 4, 5, 6]
     assert [event.step for event in events.Scalars("val/loss")] == [3, 6]
-    assert events.Scalars("hp/val_loss")[-1].value == pytest.approx(events.Scalars("val/loss")[-1].value)
+    assert sorted(tags["scalars"])[:5] == [
+        *("train/loss", "val/best_loss", "val/bits_per_byte", "val/loss", "val/perplexity")
+    ], "first, also in the HPARAMS tab"
     best = min(event.value for event in events.Scalars("val/loss"))
-    assert [(event.step, event.value) for event in events.Scalars("hp/best_val_loss")] == [(6, best)]
+    assert [(event.step, event.value) for event in events.Scalars("val/best_loss")] == [(6, best)]
     assert "sample/text_summary" in tags["tensors"]
     assert "_hparams_/session_start_info" in events.summary_metadata
     hparams = events.summary_metadata["_hparams_/session_start_info"].plugin_data.content
@@ -161,7 +163,7 @@ def test_the_hparams_tab_knows_how_a_run_ended(gptlab: Command, workplace: Path)
     assert end_of(workplace / "halves") == STATUS_SUCCESS
     events = EventAccumulator(str(workplace / "halves"))
     events.Reload()
-    assert [event.step for event in events.Scalars("hp/best_val_loss")] == [6]
+    assert [event.step for event in events.Scalars("val/best_loss")] == [6]
 
 
 def end_of(run: Path) -> int:

@@ -1,11 +1,12 @@
 """The command line: `gptlab train|generate key=value ...`, and train.py and generate.py, which call the same."""
 
-import difflib
 import importlib
 import io
 import os
 import sys
 from pathlib import Path
+
+from gptlab.arguments import nearest
 
 COMMANDS = {
     "train": "train a model: gptlab train experiment=shakespeare_char data.path=input.txt",
@@ -28,18 +29,17 @@ def main(arguments: list[str] | None = None) -> int:
         print("\ngptlab <command> --help shows every setting and its value.")
         return 0
     if command not in COMMANDS:
-        match = difflib.get_close_matches(command, COMMANDS, n=1)
-        hint = f"did you mean {match[0]}?" if match else f"there are {', '.join(COMMANDS)}"
-        print(f"error: {command} is not a command; {hint}", file=sys.stderr)
+        print(f"error: {command} is not a command{nearest(command, COMMANDS)}", file=sys.stderr)
         return 2
+    sys.path.append(str(Path.cwd()))  # classes of your own beside a --config-dir, as with `python train.py`
     if sys.stdout is None:
         if command != "train":
             print("failed: standard output is closed, and what this command is for goes there", file=sys.stderr)
             return 1
-        sys.stdout = Path(os.devnull).open("w")  # noqa: SIM115 (for the rest of the process; a run has its train.log)
+        sys.stdout = Path(os.devnull).open("w")  # noqa: SIM115 (a run has its train.log)
     for stream in (sys.stdin, sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(errors="replace")  # a terminal that lacks a character is no reason to fail
+            stream.reconfigure(errors="replace")  # a terminal may lack a character
     try:
         return importlib.import_module(f"gptlab.cli.{command}").main(overrides)
     except KeyboardInterrupt:  # while torch is imported

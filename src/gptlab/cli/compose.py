@@ -1,155 +1,176 @@
-"""Hydra: from the command line to a configuration, and from whatever happens then to an exit status."""
+"""From words on the command line to a configuration, and from whatever happens then to an exit status."""
 
 import logging
 import os
 import signal
 import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from typing import Any, NoReturn
+from collections.abc import Callable, Sequence
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
 
 import hydra
-from hydra._internal import utils as hydra_utils
+from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 
-from gptlab.cli.experiment_file import with_experiment_files
-from gptlab.cli.explain import CONF, FULL_ERROR, explain, what_failed
+from gptlab import build
+from gptlab.cli.explain import CONF, DISK_ERRORS, FULL_ERROR, explain
 from gptlab.cli.free_text import quote_free_text
+from gptlab.cli.settings import check
 from gptlab.errors import UserError
+
+FULL_ERROR_IS_OURS = "GPTLAB_FULL_ERROR_IS_OURS"
+FLAGS = (
+    "--help -h --hydra-help --version --resolve --run -r --multirun -m --shell-completion -sc --info -i --cfg -c "
+    "--package -p --config-path -cp --config-name -cn --config-dir -cd"
+)
+
+
+def compose(overrides: Sequence[str] = (), *, config_dir: str | Path | None = None) -> build.Config:
+    """The configuration of a training run, from Python: what `gptlab train` makes of the same words.
+
+    Args:
+        overrides: as on the command line, `["experiment=shakespeare_char", "data.path=input.txt", "max_steps=100"]`.
+        config_dir: a conf directory of your own, searched as `--config-dir` is.
+
+    Returns:
+        Plain data, ready for `gptlab.data_module` and `gptlab.training_module`.
+
+    Raises:
+        UserError: on a key, a choice or a value that is not possible.
+    """
+    words = quote_free_text(with_implied_choices(list(overrides)))
+    if config_dir is not None:
+        words.append(f"hydra.searchpath=[file://{Path(config_dir).expanduser().absolute()}]")
+    GlobalHydra.instance().clear()
+    try:
+        with hydra.initialize_config_dir(str(CONF), version_base="1.3"):
+            config = build.resolve(hydra.compose("train", overrides=words))
+    except Exception as error:
+        sentence = explain(error, "train", list(overrides))
+        if sentence is None:
+            raise
+        raise UserError(sentence) from None
+    check(config)
+    return config
 
 
 def run_command(
     task: Callable[[DictConfig], int],
+    arguments: list[str],
     *,
     config_name: str,
-    arguments: list[str],
     job: Callable[[DictConfig], Any] | None = None,
 ) -> int:
-    """Compose the configuration, run the task on it, and map what happens to an exit status.
+    """The exit status of a command: 0 done, 1 failed, 2 the user's mistake, 130 Ctrl-C.
 
-    Args:
-        task: gets the composed configuration, returns an exit status.
-        config_name: a root file of conf/.
-        arguments: overrides and Hydra's flags, as typed.
-        job: gets the configuration instead where this is one job of a sweep, in a process of some other launcher's;
-            what it returns goes to the sweep.
-
-    Returns:
-        0 done, 1 failed, 2 the user's mistake, 130 Ctrl-C.
+    `task` gets the configuration that `arguments` and conf/<config_name>.yaml compose to, and returns an exit status.
+    `job` takes its place in one job of a multirun, in a process of another launcher's; its result goes to the sweeper.
     """
-    ends: list[int | Exception] = []
-    typed = list(sys.argv)
+    results: list[int | Exception] = []
+    typed = sys.argv
 
-    def composed(cfg: DictConfig) -> Any:
-        with _argv(typed):  # ranks that Lightning launches get the command line as it was typed
-            if job is not None and HydraConfig.get().mode == RunMode.MULTIRUN:
-                return job(cfg)
-            try:
-                ends.append(task(cfg))
-            except Exception as error:  # Hydra would print lines of its own around it
-                ends.append(error)
+    def run_task(cfg: DictConfig) -> Any:
+        forget_full_error()
+        sys.argv = typed  # ranks that Lightning launches repeat the command line
+        if job is not None and HydraConfig.get().mode == RunMode.MULTIRUN:
+            return job(cfg)
+        try:
+            results.append(task(cfg))
+        except Exception as error:  # Hydra would print lines of its own around it
+            results.append(error)
         return None
 
     logging.getLogger("hydra.utils").setLevel(logging.CRITICAL)  # it logs what it raises
+    if FULL_ERROR not in os.environ:  # without it, Hydra prints its errors instead of raising them
+        os.environ |= {FULL_ERROR: "1", FULL_ERROR_IS_OURS: "1"}
     try:
-        named = with_experiment_files(arguments) if config_name == "train" else arguments
-        words = _flags_first(quote_free_text(named))
+        words = quote_free_text(with_implied_choices(arguments) if config_name == "train" else arguments)
+        words.sort(key=lambda word: word.startswith("~") or ("=" in word and not word.startswith("-")))  # flags first
         _check_flags(words, config_name)
-        with _argv([typed[0], *words]), _raising_what_it_would_print():
-            hydra.main(version_base="1.3", config_path=str(CONF), config_name=config_name)(composed)()
+        sys.argv = [typed[0], *words]
+        hydra.main(version_base="1.3", config_path=str(CONF), config_name=config_name)(run_task)()
     except SystemExit as error:
-        if not ends:  # --version, and the end of a sweep
-            ends.append(error.code if isinstance(error.code, int) else 0)
+        if not results:  # --version, and the end of a sweep
+            results.append(error.code if isinstance(error.code, int) else 0)
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         return 128 + signal.SIGINT
     except Exception as error:
-        ends.append(error)
+        results.append(error)
+    finally:
+        sys.argv = typed
+        forget_full_error()
+    return say(results[-1] if results else 0, config_name, arguments)
 
-    return _say(ends[-1] if ends else 0, config_name, arguments)
+
+def typed_overrides() -> list[str]:
+    """The overrides of this command as Hydra keeps them, interpolations not filled in."""
+    overrides: Any = OmegaConf.to_container(HydraConfig.get().overrides.task, resolve=False)
+    return overrides
 
 
-def _say(end: int | Exception, config_name: str, arguments: list[str]) -> int:
+def with_implied_choices(arguments: list[str]) -> list[str]:
+    """`data.path=book.txt` means `data=text` unless something else (a resumed run, an experiment) chooses the data."""
+    keys = {argument.partition("=")[0].lstrip("+~") for argument in arguments}
+    if "data.path" not in keys or keys & {"data", "experiment"}:
+        return arguments
+    if "resume" in keys and "resume=auto" not in arguments:
+        return [f"++{argument}" if argument.startswith("data.path=") else argument for argument in arguments]
+    return ["data=text", *arguments]
+
+
+def status_and_line(result: int | Exception, config_name: str, arguments: list[str]) -> tuple[int, str | None]:
+    """The exit status, and one line for standard error or None."""
+    if isinstance(result, int):
+        return result, None
+    if isinstance(result, BrokenPipeError):  # whoever read our output has gone, as with `| head`
+        return 128 + signal.SIGPIPE, None
+    mistake = explain(result, config_name, arguments)
+    if mistake is not None:
+        return 2, "error: " + " ".join(mistake.splitlines())
+    if isinstance(result, OSError) and result.errno in DISK_ERRORS:
+        return 1, f"failed: {f'{result.filename}: ' if result.filename else ''}{DISK_ERRORS[result.errno]}"
+    first_line = f"{type(result).__name__}: {str(result).strip()}".splitlines()[0]
+    return 1, f"failed: {first_line} ({FULL_ERROR}=1 shows the traceback)"
+
+
+def say(result: int | Exception, config_name: str, arguments: list[str]) -> int:
     """Print what there is to say of a command's end. Returns its exit status."""
-    lost = _lost_output()
-    if end == 0 and lost is not None:
-        end = lost
-    if isinstance(end, Exception) and os.environ.get(FULL_ERROR) == "1":
-        raise end
-    status, line = status_and_line(end, config_name, arguments)
+    try:
+        sys.stdout.flush()
+    except OSError as error:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or Python would complain at its end
+        result = result or OSError(error.errno, error.strerror, "standard output")
+    if isinstance(result, Exception) and os.environ.get(FULL_ERROR) == "1":
+        raise result
+    status, line = status_and_line(result, config_name, arguments)
     if line is not None:
         print(line, file=sys.stderr)
     return status
 
 
-def status_and_line(end: int | Exception, config_name: str, arguments: list[str]) -> tuple[int, str | None]:
-    """The exit status, and what to say where there is something."""
-    if isinstance(end, int):
-        return end, None
-    if isinstance(end, BrokenPipeError):  # whoever read our output has gone, as with `| head`
-        return 128 + signal.SIGPIPE, None
-    mistake = explain(end, config_name, arguments)
-    if mistake is not None:
-        return 2, "error: " + " ".join(mistake.splitlines())
-    return 1, f"failed: {what_failed(end)}"
+def _check_flags(words: list[str], config_name: str) -> None:
+    """Raises UserError on a flag that Hydra does not know, where it would print eighteen lines, or that has no use."""
+    flags = {word.partition("=")[0]: word for word in words if word.startswith("-")}
+    unknown = next((word for flag, word in flags.items() if flag not in FLAGS.split()), None)
+    if unknown is not None:
+        key, _, value = unknown.lstrip("-").replace("-", "_").partition("=")
+        raise UserError(f"{unknown} is no flag: settings have no dashes, write {key}={value or '<value>'}")
+    for flag, value in pairwise(words):
+        if flag in ("--cfg", "-c") and value not in ("job", "hydra", "all"):
+            raise UserError(f"{flag} {value}: invalid choice: {value!r} (there are job, hydra, all)")
+    if config_name != "train" and {"-m", "--multirun", "hydra.mode=MULTIRUN"} & {*flags, *words}:
+        raise UserError(f"-m is for train: run {config_name} once for each value")
+    if "LOCAL_RANK" not in os.environ and any(word.startswith("hydra.run.dir=") for word in words):
+        raise UserError("hydra.run.dir= is not used here: name the run's directory with run_dir=<directory>")
+    if {"--shell-completion", "-sc"} & flags.keys() and Path(sys.argv[0]).name != "train.py":
+        raise UserError('shell completion knows train.py only: eval "$(python train.py -sc install=bash)"')
 
 
-def _flags_first(arguments: list[str]) -> list[str]:
-    """`a=1 -m b=2,3` too: Hydra's parser takes no override on both sides of a flag."""
-    return sorted(arguments, key=lambda word: word.startswith("~") or ("=" in word and not word.startswith("-")))
-
-
-def _check_flags(arguments: list[str], config_name: str) -> None:
-    """Hydra's parser answers a flag that it does not know with its usage, in eighteen lines, and its own exit."""
-
-    def refuse(message: str) -> NoReturn:
-        unknown = message.removeprefix("unrecognized arguments: ")
-        if unknown != message and unknown.startswith("-"):
-            key, _, value = unknown.split()[0].lstrip("-").replace("-", "_").partition("=")
-            message = (
-                f"{unknown.split()[0]} is no flag: settings are written without dashes, {key}={value or '<value>'}"
-            )
-        raise UserError(message)
-
-    parser = hydra_utils.get_args_parser()
-    parser.error = refuse  # type: ignore[method-assign]
-    flags = parser.parse_args(arguments)
-    if flags.experimental_rerun is not None:
-        raise UserError(
-            "--experimental-rerun opens a pickle, which can run any program: resume=<run directory> does not"
-        )
-    if config_name != "train" and (flags.multirun or "hydra.mode=MULTIRUN" in flags.overrides):
-        raise UserError(f"-m is for train: run {config_name} once for each")
-
-
-def _lost_output() -> OSError | None:
-    """What keeps standard output from being written; the rest goes nowhere, or Python would complain at its end."""
-    try:
-        if sys.stdout is not None:
-            sys.stdout.flush()
-    except OSError as error:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return OSError(error.errno, error.strerror, "standard output")
-    return None
-
-
-@contextmanager
-def _argv(argv: list[str]) -> Iterator[None]:
-    before, sys.argv = sys.argv, argv
-    try:
-        yield
-    finally:
-        sys.argv = before
-
-
-@contextmanager
-def _raising_what_it_would_print() -> Iterator[None]:
-    """Hydra prints what goes wrong in composing, in several lines, and exits 1."""
-    before = hydra_utils.run_and_report
-    hydra_utils.run_and_report = lambda func: func()
-    try:
-        yield
-    finally:
-        hydra_utils.run_and_report = before
+def forget_full_error() -> None:
+    """Take HYDRA_FULL_ERROR away again if this process has set it: child processes must not inherit it."""
+    if os.environ.pop(FULL_ERROR_IS_OURS, None) is not None:
+        os.environ.pop(FULL_ERROR, None)

@@ -13,8 +13,7 @@ import re
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
 
-from gptlab.build import literal, plain_text
-from gptlab.cli.experiment_file import with_typed_path
+from gptlab.build import literal
 
 FREE_TEXT = {
     *("prompt", "stop", "checkpoint", "resume", "resume_sweep", "run_dir", "to", "init_from", "task", "runs"),
@@ -23,11 +22,11 @@ FREE_TEXT = {
 REPEATABLE = {"prompt", "stop", "task", "runs"}
 """Given several times, these make a list; any other key's last value counts."""
 NEVER_NULL = {"prompt", "runs"}
-"""Here `null` is a text like any other, for they must have one."""
+"""Here `null` is a text like any other, because they must have one."""
 
 
 def quote_free_text(arguments: list[str]) -> list[str]:
-    """The same overrides in Hydra's grammar, free text quoted, repeated prompts and stops as one list."""
+    """The overrides in Hydra's grammar: free text quoted, repeated keys as one list."""
     texts: dict[str, list[str]] = {}
     quoted: list[str] = []
     for argument in arguments:
@@ -39,27 +38,21 @@ def quote_free_text(arguments: list[str]) -> list[str]:
             quoted.append(f"{key}={_quote(text)}")
         else:
             texts.setdefault(key, []).append(_quote(text))
-    for key, values in texts.items():
-        quoted.append(f"{key}={values[0]}" if len(values) == 1 else f"{key}=[{','.join(values)}]")
-    return quoted
+    return quoted + [f"{k}={v[0]}" if len(v) == 1 else f"{k}=[{','.join(v)}]" for k, v in texts.items()]
 
 
 def plain_words(overrides: list[str]) -> list[str]:
-    """The command line words for overrides in Hydra's grammar: what was quoted, or named for Hydra, as it was typed.
-
-    Args:
-        overrides: as HydraConfig holds them, or as a sweeper hands them on, who may quote in another way.
-    """
+    """Overrides in Hydra's grammar, as they were typed: the inverse of `quote_free_text`, however they are quoted."""
     parser = OverridesParser.create()
     words: list[str] = []
     for override in overrides:
         key, equals, _ = override.partition("=")
         if not equals or key.lstrip("+") not in FREE_TEXT:
-            words.append(with_typed_path(override))
+            words.append(override)
             continue
         value = parser.parse_override(override).value()
         for text in value if isinstance(value, list) else [value]:
-            words.append(f"{key}={'null' if text is None else plain_text(str(text))}")
+            words.append(f"{key}={'null' if text is None else _not_literal(str(text))}")
     return words
 
 
@@ -71,3 +64,8 @@ def _quote(text: str) -> str:
     """
     text = re.sub(r'(\\*)("|\Z)', lambda match: match[1] * 2 + (r"\"" if match[2] else ""), literal(text))
     return f'"{text}"'
+
+
+def _not_literal(text: str) -> str:
+    """What `literal` was given."""
+    return re.sub(r"(\\*)\\\$\{", lambda match: match[1][: len(match[1]) // 2] + "${", text)

@@ -1,45 +1,35 @@
-"""`init_from=<model>`: a run that starts from weights that are there already, with their sizes and their tokenizer."""
+"""`init_from=<model>`: a run that starts from existing weights, with their sizes and their tokenizer."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from gptlab import build
 from gptlab.build import Config
 from gptlab.checkpoint import Loaded
-from gptlab.checkpoint.loaded import filled
+from gptlab.checkpoint.loaded import restored
 from gptlab.errors import UserError
-from gptlab.model import GPT
+from gptlab.model import LanguageModel
 from gptlab.tokenizer import Tokenizer
 
-SIZES = ("n_layers", "n_heads", "d_model", "qkv_bias", "tie_head")
-"""What of a model its weights decide. Dropout, attention and the rest stay the user's."""
 
-POSITIONS = "trunk.position_embedding.weight"
-
-
-def starting_config(loaded: Loaded, config: Config, overrides: list[str]) -> Config:
-    """The configuration of a run that starts from weights: sizes and tokenizer are theirs.
-
-    Args:
-        loaded: the weights.
-        config: what the user composed.
-        overrides: the command line.
+def starting_config(loaded: Loaded, config: Config, overrides: Sequence[str]) -> Config:
+    """The configuration of a run that starts from weights: what they decide and their tokenizer are theirs.
 
     Raises:
-        UserError: where the command line asks for something else, or for a context that the weights do not have.
+        UserError: if `overrides`, the command line, asks for something else, or for a longer context than they have.
     """
     given = {override.partition("=")[0].lstrip("+~") for override in overrides}
-    theirs = loaded.config["model"]
-    sizes = {name: theirs[name] for name in SIZES}
-    for name, size in sizes.items():
-        wanted = config["model"].get(name)
-        if wanted != size and given & {"model", f"model.{name}"}:
-            raise UserError(f"model.{name}={_shown(wanted)}: init_from={loaded.name} has {_shown(size)}; leave it out")
+    wanted, theirs = config["model"], loaded.config["model"]
+    fixed = {name: theirs[name] for name in loaded.model.fixed_by_weights}
+    for name, value in fixed.items():
+        if wanted.get(name) != value and given & {"model", f"model.{name}", f"model/{name}"}:
+            shown = f"{_shown(wanted.get(name))}: init_from={loaded.name} has {_shown(value)}"
+            raise UserError(f"model.{name}={shown}; leave it out")
     if "model/init" in given:
         raise UserError(f"model/init: init_from={loaded.name} has weights already; leave it out")
-    wanted, there_are = config["model"]["context_length"], loaded.model.context_length
-    if wanted > there_are:
-        raise UserError(f"context_length={wanted}: init_from={loaded.name} has {there_are} positions; use no more")
+    if config["context_length"] > loaded.model.context_length:
+        has = f"init_from={loaded.name} has {loaded.model.context_length} positions"
+        raise UserError(f"context_length={config['context_length']}: {has}; use no more")
     tokenizer = config["tokenizer"]
     if loaded.tokenizer is not None:
         tokenizer = loaded.config["tokenizer"]
@@ -48,13 +38,13 @@ def starting_config(loaded: Loaded, config: Config, overrides: list[str]) -> Con
             raise UserError(f"tokenizer: init_from={loaded.name} brings its own, a {kind}; leave it out")
     here = Path(loaded.name).expanduser()
     at_its_commit = f"{loaded.name.partition('@')[0]}@{loaded.path.name}"
-    init_from = str(here.absolute()) if here.exists() else at_its_commit  # what it was, whatever has the name later
-    return {**config, "init_from": init_from, "model": {**config["model"], **sizes}, "tokenizer": tokenizer}
+    init_from = str(here.absolute()) if here.exists() else at_its_commit  # these weights, even if the name moves on
+    return {**config, "init_from": init_from, "model": {**wanted, **fixed}, "tokenizer": tokenizer}
 
 
 def check_vocabulary(loaded: Loaded, tokenizer: Tokenizer) -> None:
-    """Raises UserError where the weights have another number of tokens than the text's tokenizer."""
-    n_tokens = loaded.model.head.out_features
+    """Raises UserError if the weights have another number of tokens than the text's tokenizer."""
+    n_tokens = loaded.model.vocab_size
     if tokenizer.vocab_size != n_tokens:
         raise UserError(
             f"init_from={loaded.name} has {n_tokens:,} tokens and no tokenizer of its own, and this run's tokenizer "
@@ -62,17 +52,20 @@ def check_vocabulary(loaded: Loaded, tokenizer: Tokenizer) -> None:
         )
 
 
-def initial_model(loaded: Loaded, config: Config) -> GPT:
-    """The model that the configuration describes, with the weights themselves, not copies of them.
+def initial_model(loaded: Loaded, config: Config) -> LanguageModel:
+    """The model that the configuration describes, with the loaded weights themselves, not copies of them.
 
     A context shorter than the weights' keeps the first positions.
     """
+    longest = loaded.model.context_length
+    loaded.model.shorten(min(config["model"].get("context_length", longest), longest))
     weights = {name: weight.detach() for name, weight in loaded.model.named_parameters()}  # a tied head is in it once
-    model = build.meta_model(config, loaded.model.head.out_features)
-    weights[POSITIONS] = weights[POSITIONS][: model.context_length].clone()
     loaded.model.to("meta")  # the weights are the new model's now: on a GPU, no copy stays behind
-    return filled(model, weights)
+    return restored(config, loaded.model.vocab_size, weights)
 
 
 def _shown(value: Any) -> str:
+    """A setting as it is typed, of a part its class."""
+    if isinstance(value, dict):
+        return str(value.get("_target_")).rpartition(".")[2]
     return str(value).lower() if isinstance(value, bool) else str(value)

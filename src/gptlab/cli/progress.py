@@ -1,21 +1,23 @@
-"""What a person sees of a long command whose result goes to standard output: all on standard error."""
+"""Progress of a long command on standard error, because its result goes to standard output."""
 
 import logging
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn
 
+from gptlab.data.base import Piece
+
 LOGGER = logging.getLogger("gptlab")
-SECONDS = 10  # between two plain lines
+SECONDS = 10
 
 
 @contextmanager
 def log_lines_on_stderr() -> Iterator[None]:
-    """Also those of others, such as the corpus that is being prepared."""
+    """Print log lines, for instance while a corpus is prepared."""
     handler = logging.StreamHandler(sys.stderr)
     LOGGER.setLevel(logging.INFO)
     LOGGER.propagate = False
@@ -27,27 +29,33 @@ def log_lines_on_stderr() -> Iterator[None]:
 
 
 @contextmanager
-def progress_line(what: str, total: int, *, unit: str) -> Iterator[Callable[..., None]]:
-    """A bar in a terminal, a plain line now and then elsewhere; gives `show(completed, note)`."""
+def progress_line(what: str, total: int | None, *, unit: str) -> Iterator[Callable[..., None]]:
+    """A bar in a terminal, otherwise a line every SECONDS; yields `show(completed, note)`."""
     console = Console(file=sys.stderr)
+    columns = TextColumn("{task.description}"), BarColumn(bar_width=16), TextColumn("{task.fields[line]}")
     began = last_line = time.monotonic()
+    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
+        task = bar.add_task(what, total=total, line="")
 
-    def line(completed: int, note: str) -> str:
-        speed = max(completed, 1e-9) / max(time.monotonic() - began, 1e-9)
-        eta = "ETA {}:{:02d}".format(*divmod(round((total - completed) / speed), 60))
-        return "  ".join(filter(None, (f"{completed:,}/{total:,} {unit}", f"{speed:,.0f} {unit}/s", note, eta)))
+        def show(completed: int, note: str = "") -> None:
+            nonlocal last_line
+            speed = max(completed, 1e-9) / max(time.monotonic() - began, 1e-9)
+            eta = "" if total is None else "ETA {}:{:02d}".format(*divmod(round((total - completed) / speed), 60))
+            of = "" if total is None else f"/{total:,}"
+            line = "  ".join(filter(None, (f"{completed:,}{of} {unit}", f"{speed:,.0f} {unit}/s", note, eta)))
+            bar.update(task, completed=completed, line=line)
+            if not console.is_terminal and time.monotonic() - last_line >= SECONDS and completed != total:
+                last_line = time.monotonic()
+                LOGGER.info("%s  %s", what, line)
 
-    if console.is_terminal:
-        columns = TextColumn("{task.description}"), BarColumn(bar_width=16), TextColumn("{task.fields[line]}")
-        with Progress(*columns, console=console, transient=True) as bar:
-            task = bar.add_task(what, total=total, line="")
-            yield lambda completed, note="": bar.update(task, completed=completed, line=line(completed, note))
-        return
+        yield show
 
-    def say(completed: int, note: str = "") -> None:
-        nonlocal last_line
-        if time.monotonic() - last_line >= SECONDS and completed < total:
-            last_line = time.monotonic()
-            LOGGER.info("%s  %s", what, line(completed, note))
 
-    yield say
+def show_pieces(what: str, pieces: Iterable[Piece]) -> Iterator[Piece]:
+    """Pass pieces on and show the number of characters so far."""
+    n_characters = 0
+    with progress_line(what, None, unit="characters") as show:
+        for piece in pieces:
+            yield piece
+            n_characters += len(piece.text)
+            show(n_characters)

@@ -6,44 +6,46 @@ import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from gptlab import build
+from gptlab.checkpoint.trust import packages_of
 from gptlab.cli.explain import command_line
 
 if TYPE_CHECKING:
-    from gptlab.training.run import Outcome
+    from gptlab.training.run import RunResult
 
 log = logging.getLogger("gptlab")
 
 
-def report(outcome: "Outcome", run_dir: Path, *, prompt: str) -> None:
+def report(result: "RunResult", run_dir: Path, config: build.Config, *, prompt: str) -> None:
     """Say how the run went, and print the next commands ready to paste."""
-    summary, place, end = outcome.summary, shortened(run_dir), outcome.end
-    going_on = command_line("train", resume=place, **end.going_on)
-    if end.failure is not None:
-        where = "" if end.is_shared else f" (traceback in {place}/train.log)"
-        log.error("failed at step %d: %s%s", summary["steps"], end.failure, where)
-    if end.status == "finished":
+    summary, place, is_finished = result.summary, shortened(run_dir), result.status == "finished"
+    if result.failure is not None:
+        where = "" if result.on_all_ranks else f" (traceback in {place}/train.log)"
+        log.error("failed at step %d: %s%s", summary["steps"], result.failure, where)
+    if is_finished:
         log.info("")
         for name, value in _rows(summary, place).items():
             log.info("  %-14s %s", name, value)
-        going_on = command_line("train", resume=place, max_steps=2 * summary["steps"])
     else:
-        saved = "nothing was saved yet" if outcome.saved_step is None else f"saved up to step {outcome.saved_step:,}"
-        log.info("%s at step %s, %s; to go on:", end.status, f"{summary['steps']:,}", saved)
-        log.info("  %s", going_on)
+        saved = "nothing was saved yet" if result.saved_step is None else f"saved up to step {result.saved_step:,}"
+        log.info("%s at step %s, %s; to resume:", result.status, f"{summary['steps']:,}", saved)
+        log.info("  %s", command_line("train", resume=place, **result.resume_with))
     if summary["last_checkpoint"] is None:
         return
-    log.info("")
-    log.info("next:")
-    log.info("  %s", command_line("generate", checkpoint=place, prompt=prompt))
-    log.info("  %s", command_line("inspect", checkpoint=place, prompt=prompt))
+    foreign = packages_of({name: config[name] for name in ("model", "tokenizer")})
+    trust = {"trust": foreign[0] if len(foreign) == 1 else f"[{','.join(foreign)}]"} if foreign else {}
+    log.info("\nnext:")
+    log.info("  %s", command_line("generate", checkpoint=place, prompt=prompt, **trust))
+    log.info("  %s", command_line("inspect", checkpoint=place, prompt=prompt, **trust))
     log.info("  tensorboard --logdir %s", "outputs" if Path(place).parts[:1] == ("outputs",) else shlex.quote(place))
-    if end.status == "finished":
-        log.info("  %s", going_on)
-        log.info("  %s", command_line("export", checkpoint=place, to="my-model"))
+    if is_finished:
+        log.info("  %s", command_line("train", resume=place, max_steps=2 * summary["steps"]))
+        if not foreign:
+            log.info("  %s", command_line("export", checkpoint=place, to="my-model"))
 
 
 def shortened(path: Path) -> str:
-    """Relative to where the user stands, when it lies below."""
+    """Relative to the working directory if it lies below."""
     relative = os.path.relpath(path)
     return str(path) if relative.startswith("..") else relative
 
@@ -69,9 +71,5 @@ def _rows(summary: dict[str, Any], place: str) -> dict[str, str]:
         "perplexity": ("val_perplexity", "{:.2f}"),
         "bits per byte": ("val_bits_per_byte", "{:.4f}"),
     }
-    for name, (key, form) in formats.items():
-        if summary[key] is not None:
-            rows[name] = form.format(summary[key])
-    if summary["val_loss"] is not None and summary["val_bits_per_byte"] is None:
-        rows["bits per byte"] = "not known: this tokenizer loses bytes"
+    rows |= {name: form.format(summary[key]) for name, (key, form) in formats.items() if summary[key] is not None}
     return {**rows, "run directory": place}

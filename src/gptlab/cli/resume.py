@@ -1,170 +1,162 @@
 """`resume=<run directory>`: the run's own configuration, with the few changes that leave what it trains alone."""
 
 import logging
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
 from gptlab import build
 from gptlab.build import Config
-from gptlab.checkpoint.run import DamagedError, is_run, read_checkpoint
+from gptlab.checkpoint.compatibility import upgraded
+from gptlab.checkpoint.run import DamagedError, find_checkpoint, read_checkpoint
 from gptlab.cli.explain import command_line
-from gptlab.data.corpus import Corpus
+from gptlab.cli.load import OUTPUTS, newest_runs
+from gptlab.cli.settings import AUTO, NEWEST, settings
+from gptlab.data.base import PreparedData
 from gptlab.errors import UserError
 from gptlab.files import give_name
-from gptlab.training.run_files import BEST, CONFIG, LAST, PREVIOUS, read_config, read_summary
+from gptlab.training.run_dir import lock_run_dir, shared_by_ranks
+from gptlab.training.run_files import CONFIG, LAST, PREVIOUS, ResumeState, read_config, read_summary
 
 log = logging.getLogger("gptlab")
 
-NEWEST = "last"
 CHANGEABLE_KEYS = (
     *("max_steps", "validate_every", "save_every", "micro_batch_size", "on_nonfinite", "schedule.total_steps"),
     *("data.path", "data.num_workers", "data.cache_dir", "check_device"),
 )
 CHANGEABLE_GROUPS = ("trainer", "logger", "callbacks")
+OF_THE_COMMAND = ("run_dir", "resume", "resume_sweep", "trust")
 
 
-@dataclass(frozen=True)
-class Stored:
-    """What a run has left behind.
+def state_to_resume(config: Config, stack: ExitStack) -> ResumeState:
+    """What earlier sessions of the run that `resume=` names have left; an empty state for a new run.
 
-    Attributes:
-        checkpoint: its newest whole one; None where it has not saved yet.
-        steps: that are done in it.
-        ours: what gptlab put into it (configuration, tokenizer, fingerprint of the text ...); empty without one.
-        appended: lengths of the files that only grow, at its time.
-        complaints: about newer ones that are not whole.
-    """
-
-    checkpoint: Path | None
-    steps: int
-    ours: dict[str, Any]
-    appended: dict[str, int]
-    complaints: tuple[str, ...] = ()
-
-    @property
-    def owes_validation(self) -> bool:
-        return self.ours.get("owes_validation", False)
-
-
-NOTHING = Stored(None, 0, {}, {})
-
-
-def run_to_resume(resume: str) -> Path:
-    """The run directory that `resume=` names. Raises UserError where there is none."""
-    if resume == NEWEST:
-        return _newest_begun(Path("outputs")).absolute()
-    run_dir = Path(resume).expanduser().absolute()
-    if not any(run_dir.joinpath(name).exists() for name in (CONFIG, "checkpoints")):
-        raise UserError(f"resume={resume} is no run directory: neither config.yaml nor checkpoints/ are in it")
-    return run_dir
-
-
-def _newest_begun(outputs: Path) -> Path:
-    """The run that was begun, went on, or saved last: also one that was killed before it could save."""
-    times: dict[Path, float] = {}
-    for config in filter(Path.is_file, outputs.glob(f"**/{CONFIG}")):
-        marks = [config, *(config.parent / "checkpoints" / name for name in (LAST, PREVIOUS, BEST))]
-        times[config.parent] = max(path.stat().st_mtime for path in marks if path.is_file())
-    for run_dir in sorted(times, key=lambda run_dir: times[run_dir], reverse=True):
-        if is_run(run_dir) or read_config(run_dir) is not None:  # and no config.yaml of something else
-            return run_dir
-    raise UserError(f"resume={NEWEST}: there is no run under {outputs}/ yet")
-
-
-def stored(run_dir: Path) -> Stored:
-    """The newest state of a run that is whole: of last.ckpt, or else of the one before it.
+    `stack` keeps the run's directory locked.
 
     Raises:
-        UserError: where checkpoints are there, but none that is whole; where one cannot be read, which may pass.
+        UserError: if there is no run, another process trains it, or none of its checkpoints can be read.
     """
+    resume, wanted = settings(config).resume, config["run_dir"]
+    if resume is None:
+        return ResumeState()
+
+    def choose() -> Path:
+        run_dir = _newest_run() if resume == NEWEST else Path(wanted if resume == AUTO else resume)
+        run_dir = run_dir.expanduser().absolute()
+        if _holds_run(run_dir):
+            stack.enter_context(lock_run_dir(run_dir, key="resume"))
+        elif resume != AUTO:
+            raise UserError(f"resume={resume} is no run directory: neither config.yaml nor checkpoints/ are in it")
+        return run_dir
+
+    run_dir = shared_by_ranks(choose, wanted={NEWEST: None, AUTO: wanted}.get(resume, resume))
+    return _read_state(run_dir) if _holds_run(run_dir) else ResumeState()
+
+
+def _holds_run(run_dir: Path) -> bool:
+    return any(run_dir.joinpath(name).exists() for name in (CONFIG, "checkpoints"))
+
+
+def _newest_run() -> Path:
+    """The newest run, also if it was killed before it could save."""
+    for run_dir in newest_runs():
+        if find_checkpoint(run_dir) is not None or read_config(run_dir) is not None:
+            return run_dir
+    raise UserError(f"resume={NEWEST}: there is no run under {OUTPUTS}/ yet")
+
+
+def _read_state(run_dir: Path) -> ResumeState:
+    """The newest readable state: of last.ckpt, or else of the one before it."""
     complaints: list[str] = []
-    for name in (LAST, PREVIOUS):
-        path = run_dir / "checkpoints" / name
+    for path in (run_dir / "checkpoints" / name for name in (LAST, PREVIOUS)):
         if not path.is_file():
             continue
         try:
             content = read_checkpoint(path)
-            appended = content["callbacks"]["Checkpoints"]["appended"]
-            if not content["optimizer_states"]:
-                raise KeyError
-            return Stored(path, content["global_step"], content["gptlab"], appended, tuple(complaints))
+            if content.get("optimizer_states"):
+                sizes = content["callbacks"]["Checkpoints"]["appended"]
+                return ResumeState(run_dir, path, content["global_step"], content["gptlab"], sizes, tuple(complaints))
+            complaints.append(f"{path} is no checkpoint that a run can resume from")
         except DamagedError as error:
             complaints.append(str(error))
-        except (KeyError, TypeError):
-            complaints.append(f"{path} is no checkpoint that a run can go on from")
     if complaints:
-        raise UserError(f"{'; '.join(complaints)}: nothing is left to go on from, start the run over")
-    return NOTHING
+        raise UserError(f"{'; '.join(complaints)}: nothing is left to resume from, start the run over")
+    return ResumeState(run_dir)
 
 
-def mend(run_dir: Path, before: Stored) -> None:
-    """Make the checkpoint that a run goes on from its last one; a damaged one is put aside, under another name."""
-    last = run_dir / "checkpoints" / LAST
-    if before.checkpoint is None or before.checkpoint == last:
+def make_last(state: ResumeState) -> None:
+    """Make the checkpoint that a run resumes from its last one; a damaged one is put aside under another name."""
+    assert state.run_dir is not None
+    last = state.run_dir / "checkpoints" / LAST
+    if state.checkpoint is None or state.checkpoint == last:
         return
-    for complaint in before.complaints:
-        log.warning("%s: going on from %s, of step %d", complaint, before.checkpoint.name, before.steps)
+    for complaint in state.complaints:
+        log.warning("%s: resuming from %s, of step %d", complaint, state.checkpoint.name, state.steps)
     if last.is_file():
         last.replace(last.with_name(f"{LAST}.damaged"))
-    give_name(before.checkpoint, last)
+    give_name(state.checkpoint, last)
 
 
-def resumed_config(run_dir: Path, before: Stored, composed: Config, overrides: list[str]) -> Config:
-    """The configuration that a run goes on with.
+def is_finished(state: ResumeState, max_steps: int) -> bool:
+    """Whether there is a run that has done all of its steps and has nothing to make up for."""
+    if state.run_dir is None or state.steps != max_steps or state.validation_pending:
+        return False
+    return read_summary(state.run_dir).get("status") == "finished"
 
-    Args:
-        run_dir: the run.
-        before: what it has left.
-        composed: what the command line composes to; its values count where an override changes something.
-        overrides: the command line.
+
+def resumed_config(state: ResumeState, composed: Config, overrides: Sequence[str]) -> Config:
+    """The run's own configuration, with those overrides of the command line that may change something.
+
+    With `resume=auto` the command line is that of the first start: it may name settings that cannot change, as long as
+    they are the run's.
 
     Raises:
-        UserError: where it is finished, or where an override would change what is trained.
+        UserError: if an override would change what is trained.
     """
-    config = {**composed, **_own_config(run_dir, before)}  # a run of before there was some setting gets today's value
-    _check_same_run(config, before)
+    own, is_automatic = _own_config(state), composed["resume"] == AUTO
+    config = {**composed, **own}  # a run of an older version gets today's value of a newer setting
+    stored = upgraded(state.stored["config"]) if "config" in state.stored else {}
+    for key, then, now in _differences(stored, config):
+        raise UserError(f"{state.checkpoint} is of another run: its {key} is {then}, and {now} in config.yaml")
+    if is_automatic and config["init_from"] is None:
+        for key, then, now in _differences(own, composed):
+            raise UserError(f"resume=auto: {key} was {then} when this run began, and is {now} now")
     for override in overrides:
         key = override.partition("=")[0].lstrip("+~")
-        if key == "resume":
-            continue
         if _can_change(key):
-            _copy(key.split("."), composed, config)
-        else:
+            _copy(key, composed, config)
+        elif not is_automatic and key not in ("resume", "trust"):
             can_change = ", ".join([*CHANGEABLE_KEYS, *(f"{group}.*" for group in CHANGEABLE_GROUPS)])
             raise UserError(f"{key} cannot change in a resumed run, only {can_change}; start a new run for the rest")
-    config["run_dir"], config["resume"] = str(run_dir), str(run_dir)
-    max_steps, steps = build.settings(config).max_steps, before.steps
-    if steps > max_steps:
-        raise UserError(f"max_steps={max_steps}: the run in {run_dir} has done {steps} steps already")
-    if steps == max_steps and read_summary(run_dir).get("status") == "finished" and not before.owes_validation:
-        longer = command_line("train", resume=run_dir, max_steps=2 * steps)
-        raise UserError(f"the run in {run_dir} has finished its {steps} steps; to go on beyond them: {longer}")
+    config["run_dir"] = config["resume"] = str(state.run_dir)
+    max_steps = settings(config).max_steps
+    if state.steps > max_steps:
+        raise UserError(f"max_steps={max_steps}: the run in {state.run_dir} has done {state.steps} steps already")
+    if is_finished(state, max_steps) and not is_automatic:
+        longer = command_line("train", resume=state.run_dir, max_steps=2 * state.steps)
+        raise UserError(f"the run in {state.run_dir} has finished its {state.steps} steps; to train longer: {longer}")
     return config
 
 
-def _own_config(run_dir: Path, before: Stored) -> Config:
+def _own_config(state: ResumeState) -> Config:
     """From config.yaml, which the newest session wrote, or else from the checkpoint."""
-    config = read_config(run_dir)
-    if config is None and before.checkpoint is None:
-        raise UserError(
-            f"resume={run_dir}: its config.yaml is damaged, and there is no checkpoint yet; start the run over"
-        )
+    assert state.run_dir is not None
+    config = read_config(state.run_dir)
+    if config is None and state.checkpoint is None:
+        raise UserError(f"resume={state.run_dir}: config.yaml is damaged and nothing was saved; start the run over")
     if config is None:
-        log.warning("config.yaml is not as the run wrote it: going on with the configuration in %s", before.checkpoint)
-        config = dict(before.ours["config"])
-    return config
+        log.warning("config.yaml is not as the run wrote it: using the configuration in %s", state.checkpoint)
+        config = dict(state.stored["config"])
+    return upgraded(config)
 
 
-def _check_same_run(config: Config, before: Stored) -> None:
-    """Raises UserError where a checkpoint was put there that another configuration has made."""
-    theirs = dict(build.leaves(before.ours.get("config", {})))
-    for key, value in build.leaves(config):
-        can_change = _can_change(key) or key in ("run_dir", "resume")
-        if not can_change and key in theirs and theirs[key] != value:
-            raise UserError(
-                f"{before.checkpoint} is of another run: its {key} is {theirs[key]}, and {value} in config.yaml"
-            )
+def _differences(then: Config, now: Config) -> Iterator[tuple[str, Any, Any]]:
+    """Keys that both have and that cannot change, with their different values."""
+    today = dict(build.flatten(now))
+    for key, value in build.flatten(then):
+        if not _can_change(key) and key not in OF_THE_COMMAND and today.get(key, value) != value:
+            yield key, value, today[key]
 
 
 def _can_change(key: str) -> bool:
@@ -172,9 +164,9 @@ def _can_change(key: str) -> bool:
     return key in CHANGEABLE_KEYS or key.partition(".")[0] in CHANGEABLE_GROUPS
 
 
-def _copy(path: list[str], source: Config, target: Config) -> None:
-    """Give the target what the source has at a place, or take it away where the source has nothing there."""
-    *parents, name = path
+def _copy(key: str, source: Config, target: Config) -> None:
+    """Give the target what the source has under a dotted key, or remove it if the source has nothing there."""
+    *parents, name = key.split(".")
     for part in parents:
         source, target = source.get(part) or {}, target.setdefault(part, {})
     if name in source:
@@ -183,14 +175,12 @@ def _copy(path: list[str], source: Config, target: Config) -> None:
         target.pop(name, None)
 
 
-def check_same_text(before: Stored, corpus: Corpus) -> None:
-    """Raises UserError where the text or its tokenizer is another than the run was trained on."""
-    for what, then, now in (
-        ("text", before.ours["text_fingerprint"], corpus.fingerprint),
-        ("tokenizer", before.ours["tokenizer"], corpus.tokenizer.state()),
-    ):
-        if then != now:
+def check_same_text(state: ResumeState, data: PreparedData) -> None:
+    """Raises UserError if the text or its tokenizer is not what the run was trained on."""
+    now = {"text_fingerprint": data.fingerprint, "tokenizer": data.tokenizer.state()}
+    for key, value in now.items():
+        if state.stored[key] != value:
             raise UserError(
-                f"the {what} is not the one that {before.checkpoint} was trained on: bring the old one back "
-                f"(data.path=<where it is now>), or start anew"
+                f"the {key.removesuffix('_fingerprint')} is not the one that {state.checkpoint} was trained on: name "
+                f"the old one (data.path=<where it is now>), or start a new run"
             )

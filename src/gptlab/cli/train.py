@@ -1,9 +1,10 @@
-"""`gptlab train`: compose, check, prepare the text, train, sum up."""
+"""`gptlab train`: compose, open the run, build data, module and Trainer, fit, report."""
 
 import logging
 from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
@@ -11,145 +12,154 @@ from omegaconf import DictConfig
 
 from gptlab import build
 from gptlab.checkpoint import Loaded, load
-from gptlab.cli.compose import run_command
-from gptlab.cli.experiment_file import experiment_name
-from gptlab.cli.fit import fit, rehearse
+from gptlab.checkpoint.trust import packages_of
+from gptlab.cli.compose import run_command, typed_overrides
 from gptlab.cli.init_from import check_vocabulary, starting_config
-from gptlab.cli.prepared_data import prepare_data
 from gptlab.cli.report import report, shortened
-from gptlab.cli.resume import NEWEST, NOTHING, Stored, check_same_text, mend, resumed_config, run_to_resume, stored
+from gptlab.cli.resume import check_same_text, is_finished, make_last, resumed_config, state_to_resume
+from gptlab.cli.settings import TrainSettings, absolute_paths, check
 from gptlab.cli.sweep import command_to_resume
-from gptlab.cli.trials import trial, unresolved
+from gptlab.cli.trials import begin_trial, pruning_callbacks, run_launched_trial
 from gptlab.errors import UserError
-from gptlab.settings import Settings
-from gptlab.signals import END_OF_PROCESS, answering, leave, unanswered
-from gptlab.sweep.trial import end_with_the_sweep, this_trial
+from gptlab.signals import END_OF_PROCESS, leave, signal_handler, unhandled
+from gptlab.sweep.trial import this_trial
 from gptlab.training import devices
 from gptlab.training.log import RunLog
-from gptlab.training.requeue import run_of_this_job
-from gptlab.training.run_dir import check_free, claimed, forget_ranks, held, is_rank_zero, shared_by_ranks
-from gptlab.training.run_files import cut_back, read_summary
+from gptlab.training.run_dir import check_free, create_run_dir, forget_ranks, is_rank_zero, run_label, shared_by_ranks
+from gptlab.training.run_files import ResumeState
+
+if TYPE_CHECKING:
+    from gptlab.training.module import TrainingModule
 
 log = logging.getLogger("gptlab")
 
 
-def main(arguments: list[str]) -> int:
-    """The exit status of one training command."""
-    return run_command(train, config_name="train", arguments=arguments, job=partial(trial, train))
-
-
 def train(cfg: DictConfig) -> int:
-    """One run. Everything is checked before data is read, and all data before a directory is made."""
-    config = build.resolve(cfg)
-    if HydraConfig.get().mode == RunMode.RUN:
-        _begin_alone(cfg)
-    run_log = RunLog(speaks=is_rank_zero())
+    """One run. Settings are checked before data is read, and all data before a directory is made."""
+    _check_is_one_run(cfg)
+    begin_trial()
+    run_log = RunLog(writes=is_rank_zero())
     with ExitStack() as stack:
-        stack.enter_context(answering(*unanswered(*END_OF_PROCESS), by=leave))  # until there are steps to finish
+        stack.enter_context(signal_handler(*unhandled(*END_OF_PROCESS), handler=leave))  # until there are steps to save
         stack.callback(run_log.close)
         stack.callback(forget_ranks)
-        resume_dir, before = _what_is_resumed(cfg, stack)
-        if resume_dir is not None and cfg.resume is None and read_summary(resume_dir).get("status") == "finished":
-            log.info("this job has been here before: its run in %s is finished", shortened(resume_dir))
+
+        config = _composed(cfg)
+        state = state_to_resume(config, stack)  # empty for a new run
+        config = resumed_config(state, config, typed_overrides()) if state.run_dir else {**config, "resume": None}
+        settings = check(config, trains_tokenizer=config["init_from"] is None)
+        if is_finished(state, settings.max_steps):  # with resume=auto, which is no mistake then
+            log.info("the run in %s is finished", shortened(Path(config["run_dir"])))
             return 0
-        if resume_dir is not None:
-            changes = unresolved(HydraConfig.get().overrides.task) if cfg.resume is not None else []
-            config = resumed_config(resume_dir, before, config, changes)
-        build.check(config, trains_tokenizer=config.get("init_from") is None)
-        settings = build.settings(config)
+        if state.run_dir is None and is_rank_zero():
+            check_free(settings.run_dir)
         hardware = devices.resolve(config["trainer"])
-        rows = devices.rows_per_micro_batch(
-            batch_size=settings.batch_size, micro_batch_size=settings.micro_batch_size, n_ranks=hardware.n_ranks
-        )
-        wanted = _wanted_run_dir(settings.run_dir)
-        if resume_dir is None and is_rank_zero():
-            check_free(wanted)
 
-        loaded, config = _starting_weights(config, settings, before)
-        data = prepare_data(config, settings, loaded.tokenizer if loaded is not None else None)
-        if loaded is not None:
-            check_vocabulary(loaded, data.corpus.tokenizer)
-        if before.checkpoint is not None:
-            check_same_text(before, data.corpus)
-        rehearse({**config, "run_dir": "outputs"}, settings, hardware, data.corpus.tokenizer)
-        run_dir = resume_dir
-        if run_dir is None:
-            new = partial(stack.enter_context, claimed(wanted, _experiment()))
-            run_dir = shared_by_ranks(new, wanted=wanted)
-        elif is_rank_zero():
-            mend(run_dir, before)
-            cut_back(run_dir, before.appended)
-        config = {**config, "run_dir": str(run_dir), "data": _absolute_paths(config["data"])}
-        outcome = fit(config, settings, hardware, rows, data, loaded, run_log, before)
+        from gptlab.cli import parts  # imports Lightning: seconds that no mistake above has to wait for
+
+        start, config = _starting_weights(config, settings, state)
+        data = parts.data_module(config, tokenizer=start.tokenizer if start is not None else None)
+        prepared = data.data
+        if start is not None:
+            check_vocabulary(start, prepared.tokenizer)
+        if state.checkpoint is not None:
+            check_same_text(state, prepared)
+
+        run_dir = _open_run_dir(settings, state, stack)
+        config = {**config, "run_dir": str(run_dir), "data": absolute_paths(config["data"])}
+        module = parts.training_module(config, data, start=start)
+        module.validate_first = start is not None and state.checkpoint is None
+        trainer = parts.trainer(config, pruning_callbacks(has_bits_per_byte="val/bits_per_byte" in module.metric_names))
         if is_rank_zero():
-            samples = config["callbacks"].get("samples") or {}
-            report(outcome, run_dir, prompt=samples.get("prompt") or data.prompt())
-        if outcome.queue_again is not None:
-            outcome.queue_again()
-    if not is_rank_zero() and outcome.end.is_shared:
-        return 0  # or Lightning would kill the first rank for another's status
-    return outcome.exit_status
+            _announce(module, hardware, start, state)
+        if settings.check_device:
+            parts.check_device(module, data, hardware)
+
+        from gptlab.training.run import run
+
+        result = run(
+            trainer=trainer,
+            module=module,
+            data=data,
+            run_dir=run_dir,
+            hparams=_hparams(config),
+            run_log=run_log,
+            resume=state if state.run_dir is not None else None,
+        )
+        if is_rank_zero():
+            report(result, run_dir, config, prompt=prepared.prompt)
+        if result.requeue is not None:
+            result.requeue()
+    ends_elsewhere = result.on_all_ranks and not is_rank_zero()  # Lightning kills rank 0 for another rank's status
+    return 0 if ends_elsewhere else result.exit_status
 
 
-def _begin_alone(cfg: DictConfig) -> None:
-    """In a process that trains one run: of its own, or as a trial of the sweep that has started it.
+main = partial(run_command, train, config_name="train", job=partial(run_launched_trial, train))
 
-    Raises:
-        UserError: where it was to be a sweep.
-    """
-    sweep = HydraConfig.get().runtime.choices.get("sweep")
+
+def _check_is_one_run(cfg: DictConfig) -> None:
+    """Raises UserError if the command was meant to be a sweep."""
+    hydra = HydraConfig.get()
+    if hydra.mode == RunMode.MULTIRUN:
+        return
     if cfg.resume_sweep is not None:
         raise UserError(command_to_resume(cfg.resume_sweep))
-    if this_trial() is None and sweep is not None:
+    sweep = hydra.runtime.choices.get("sweep")
+    if sweep is not None and this_trial() is None:
         raise UserError(f"sweep={sweep} starts no sweep: its file lacks `hydra: mode: MULTIRUN`, or start it with -m")
-    if this_trial() is not None and is_rank_zero():
-        end_with_the_sweep()
 
 
-def _what_is_resumed(cfg: DictConfig, stack: ExitStack) -> tuple[Path | None, Stored]:
-    """The run that goes on, held for this process alone, and what it has left; (None, nothing) for a new run."""
-    of_this_job = run_of_this_job(
-        _wanted_run_dir(cfg.run_dir), _experiment(), unresolved(HydraConfig.get().overrides.task)
-    )
-    if cfg.resume is None and of_this_job is None:
-        return None, NOTHING
-
-    def choose() -> Path:
-        run_dir = run_to_resume(cfg.resume) if cfg.resume is not None else of_this_job
-        assert run_dir is not None
-        stack.enter_context(held(run_dir, key="resume"))
-        return run_dir
-
-    by_name = cfg.resume if cfg.resume != NEWEST else None  # which the first rank may have made another meanwhile
-    run_dir = shared_by_ranks(choose, wanted=str(of_this_job) if of_this_job is not None else by_name)
-    return run_dir, stored(run_dir)
+def _composed(cfg: DictConfig) -> build.Config:
+    """Plain data. The job of another launcher gets the directory that Hydra chose for it."""
+    config, hydra = build.resolve(cfg), HydraConfig.get()
+    if config["run_dir"] is None and hydra.mode == RunMode.MULTIRUN:
+        config["run_dir"] = str(Path(hydra.sweep.dir, hydra.sweep.subdir))
+    return config
 
 
-def _starting_weights(config: build.Config, settings: Settings, before: Stored) -> tuple[Loaded | None, build.Config]:
+def _starting_weights(
+    config: build.Config, settings: TrainSettings, state: ResumeState
+) -> tuple[Loaded | None, build.Config]:
     """What `init_from` names, as far as this run has trained it, and the configuration with its sizes."""
     if settings.init_from is None:
         return None, config
-    build.source(config)  # a text that is not there is known before half a gigabyte is fetched
-    loaded = load(before.checkpoint or settings.init_from)
-    if before.checkpoint is None:
-        config = starting_config(loaded, config, unresolved(HydraConfig.get().overrides.task))
-        build.check(config, trains_tokenizer=loaded.tokenizer is None)
-    return loaded, config
+    if state.checkpoint is not None:
+        return load(state.checkpoint, trust=packages_of(config)), config
+    start = load(settings.init_from, trust=settings.trust or ())
+    config = starting_config(start, config, typed_overrides())
+    check(config, trains_tokenizer=start.tokenizer is None)
+    return start, config
 
 
-def _absolute_paths(data: build.Config) -> build.Config:
-    """A run resumes from anywhere."""
-    paths = {name: data[name] for name in ("path", "cache_dir") if data.get(name) is not None}
-    return {**data, **{name: str(Path(path).expanduser().absolute()) for name, path in paths.items()}}
+def _open_run_dir(settings: TrainSettings, state: ResumeState, stack: ExitStack) -> Path:
+    """The run's directory, locked for this process; made for a new run."""
+    if state.run_dir is None:
+        experiment = HydraConfig.get().runtime.choices.get("experiment") or "default"
+        created = create_run_dir(settings.run_dir, experiment, run_label(typed_overrides()))
+        return shared_by_ranks(partial(stack.enter_context, created), wanted=settings.run_dir)
+    if is_rank_zero():
+        make_last(state)
+    return state.run_dir
 
 
-def _experiment() -> str:
-    """The name that runs are filed under: the experiment's, or `default`."""
-    return experiment_name(HydraConfig.get().runtime.choices.get("experiment"))
+def _announce(module: "TrainingModule", hardware: devices.Hardware, start: Loaded | None, state: ResumeState) -> None:
+    """Say what is trained, from what, and on what."""
+    n_parameters = sum(parameter.numel() for parameter in module.model.parameters())
+    ranks = f"{hardware.n_ranks} x {hardware.accelerator}" if hardware.n_ranks > 1 else hardware.accelerator
+    if state.checkpoint is not None:
+        log.info("resuming from step %s of %s", f"{state.steps:,}", f"{module.config['max_steps']:,}")
+    elif start is not None:
+        log.info("starting from %s, with %s positions (context_length)", start.name, f"{module.model.context_length:,}")
+    log.info("%s parameters on %s, precision %s", f"{n_parameters:,}", ranks, hardware.precision)
+    log.info("run directory %s", shortened(Path(module.config["run_dir"])))
 
 
-def _wanted_run_dir(run_dir: str | None) -> str | None:
-    hydra = HydraConfig.get()
-    if run_dir is None and hydra.mode == RunMode.MULTIRUN:
-        return str(Path(hydra.sweep.dir, hydra.sweep.subdir))
-    return run_dir
+def _hparams(config: build.Config) -> dict[str, object]:
+    """Dotted settings for TensorBoard's HPARAMS tab: what a run is, not where it lies or how it is built."""
+    nodes = {name: node for name, node in config.items() if name not in build.LATE_GROUPS}
+    choices = HydraConfig.get().runtime.choices.items()
+    return {
+        key: value
+        for key, value in build.flatten(nodes)
+        if not key.rpartition(".")[2].startswith("_") and key not in ("run_dir", "resume", "resume_sweep", "trust")
+    } | {group: str(name) for group, name in choices if name is not None and not group.startswith("hydra/")}

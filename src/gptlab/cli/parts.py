@@ -1,0 +1,122 @@
+"""What a configuration describes, as objects: the LightningDataModule, the LightningModule and the Trainer.
+
+`gptlab train` is built of these functions, and so is a script of your own (docs/python.md). They import Lightning.
+"""
+
+import logging
+from pathlib import Path
+
+import lightning as L
+import numpy as np
+import torch
+from lightning.fabric.utilities.exceptions import MisconfigurationException
+
+from gptlab import build
+from gptlab.checkpoint import Loaded
+from gptlab.cli.init_from import initial_model
+from gptlab.cli.progress import show_pieces
+from gptlab.data.module import DataModule
+from gptlab.errors import UserError
+from gptlab.tokenizer import Tokenizer
+from gptlab.training import device_check, devices
+from gptlab.training.module import TrainingModule
+from gptlab.training.trainer import make_trainer
+
+log = logging.getLogger("gptlab")
+
+
+def data_module(config: build.Config, *, tokenizer: Tokenizer | None = None) -> DataModule:
+    """The LightningDataModule of a configuration, with its data prepared.
+
+    Its tokenizer is trained on the text unless one is given, which came with weights. Under a Trainer of your own,
+    `max_steps` is the number of training batches that it offers.
+
+    Raises:
+        UserError: if the data cannot be used.
+    """
+    rows = _rows(config)
+    log.info("preparing the data")
+    data = build.data(config).prepare(
+        tokenizer if tokenizer is not None else build.tokenizer_factory(config),
+        context_length=config["context_length"],
+        progress=show_pieces,
+    )
+    log.info("%s", data.description)
+    return DataModule(
+        data,
+        batch_size=config["batch_size"],
+        micro_batch_size=rows,
+        n_steps=config["max_steps"],
+        seed=config["seed"],
+        num_workers=config["data"].get("num_workers", 0),
+    )
+
+
+def training_module(config: build.Config, data: DataModule, *, start: Loaded | None = None) -> TrainingModule:
+    """The LightningModule of a configuration: a model with fresh weights from the run's seed, and all that trains it.
+
+    Args:
+        config: as `gptlab.compose` returns it.
+        data: its tokenizer decides the vocabulary.
+        start: weights to start from, as `gptlab.load` returns them.
+    """
+    prepared = data.data
+    validates_all = config["trainer"].get("limit_val_batches", 1.0) == 1.0
+    torch.manual_seed(config["seed"])
+    return TrainingModule(
+        model=initial_model(start, config) if start else build.model(config, prepared.tokenizer.vocab_size),
+        objective=build.objective(config),
+        optimizer=build.optimizer(config),
+        schedule=build.schedule(config),
+        tokenizer=prepared.tokenizer,
+        config=config,
+        fingerprint=prepared.fingerprint,
+        prompt=prepared.prompt,
+        seed=config["seed"],
+        micro_batch_size=_rows(config),
+        max_steps=config["max_steps"],
+        grad_clip=config["grad_clip"],
+        on_nonfinite=config["on_nonfinite"],
+        val_bytes_per_token=prepared.val_bytes_per_token if validates_all else None,
+    )
+
+
+def trainer(config: build.Config, callbacks: list[L.Callback]) -> L.Trainer:
+    """The Trainer of `gptlab train`, with the configuration's loggers and callbacks, and further callbacks.
+
+    Raises:
+        UserError: if a logger, a callback or the Trainer refuses its settings.
+    """
+
+    def make(**ours: object) -> L.Trainer:
+        try:
+            return build.construct({**config["trainer"], **ours}, key="trainer")
+        except MisconfigurationException as error:
+            raise UserError(f"trainer: {' '.join(str(error).split())}") from None
+
+    return make_trainer(
+        make,
+        hardware=devices.resolve(config["trainer"]),
+        loggers=build.instantiate_group(config, "logger"),
+        callbacks=[*build.instantiate_group(config, "callbacks"), *callbacks],
+        max_steps=config["max_steps"],
+        validate_every=config["validate_every"],
+        run_dir=Path(config["run_dir"]),
+    )
+
+
+def check_device(module: TrainingModule, data: DataModule, hardware: devices.Hardware) -> None:
+    """On MPS, compare a step with the CPU's. Raises UserError if they differ."""
+    if hardware.accelerator == "mps":
+        train = data.data.train
+        batch = train.batch(np.arange(min(data.micro_batch_size, len(train))))
+        device_check.check_device(module.model, module.objective, batch, hardware)
+
+
+def _rows(config: build.Config) -> int:
+    """Sequences that one device holds at once."""
+    return devices.rows_per_micro_batch(
+        batch_size=config["batch_size"],
+        micro_batch_size=config["micro_batch_size"],
+        n_ranks=devices.resolve(config["trainer"]).n_ranks,
+    )
