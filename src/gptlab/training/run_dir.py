@@ -16,7 +16,15 @@ from gptlab.training.run_files import CONFIG, CURVES, EVENTS, METRICS, SUMMARY, 
 
 RUN_DIR_VARIABLE = "GPTLAB_RUN_DIR"  # by which rank 0 tells the ranks that it launches where the run lies
 WRITTEN_BY_A_RUN = (EVENTS, TRAIN_LOG, CONFIG, METRICS, CURVES, SUMMARY)
-UNNAMED = ("experiment", "run_dir", "resume", "path", "cache_dir", "prompt")  # settings left out of a run's name
+UNNAMED = (
+    "experiment",
+    "data",
+    "run_dir",
+    "resume",
+    "path",
+    "cache_dir",
+    "prompt",
+)  # settings left out of a run's name
 LOCK = ".lock"
 LOCK_TIMEOUT = 7.0  # seconds: data workers of a killed run notice within 5, and hold its lock until then
 
@@ -109,10 +117,18 @@ def _remove_empty(directories: list[Path]) -> None:
 
 
 def run_label(overrides: list[str]) -> str:
-    """What a command changes, for the name of its run: `lr-1e-3_d_model-64`. Paths and experiments are left out."""
-    pairs = [(key.lstrip("+").rpartition(".")[2], value) for key, _, value in (o.partition("=") for o in overrides)]
-    parts = [f"{key}-{value}" for key, value in pairs if key not in UNNAMED and len(value) <= 20 and "/" not in value]
-    return re.sub(r"[^\w.+-]", "", "_".join(parts))[:60]
+    """What a command changes, for the name of its run: `lr-1e-3_d_model-64`; as many settings as fit into 40 letters.
+
+    Paths, experiments and the implied `data=text` are left out.
+    """
+    label = ""
+    for override in overrides:
+        key, _, value = override.lstrip("+").partition("=")
+        name = key.replace("/", ".").rpartition(".")[2]
+        longer = "_".join(filter(None, (label, re.sub(r"[^\w.+-]", "", f"{name}-{value}"))))
+        if name not in UNNAMED and "/" not in value and len(longer) <= 40:
+            label = longer
+    return label
 
 
 def make_new(directory: Path) -> Path:
