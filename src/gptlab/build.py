@@ -1,7 +1,7 @@
 """From configuration to objects: the one place that instantiates.
 
 A configuration is plain data here (dicts, lists, scalars): Hydra has composed and resolved it. A node with a `_target_`
-becomes what the target returns for the node's other keys; `_partial_: true` leaves the call to whoever has the rest.
+becomes what the target returns for its other keys. `_partial_: true` makes a function of the remaining arguments.
 Data and training are reached through their `_target_` alone, so that building a model imports no Lightning.
 """
 
@@ -29,10 +29,10 @@ LATE_GROUPS = {"logger", "callbacks"}
 
 
 def resolve(cfg: DictConfig) -> Config:
-    """Plain data with the interpolations filled in, but for LATE_GROUPS.
+    """Plain data with the interpolations filled in, except in LATE_GROUPS.
 
     Raises:
-        UserError: on what is missing or refers to nothing.
+        UserError: if a value is missing or refers to nothing.
     """
     try:
         config = typing.cast(Config, OmegaConf.to_container(cfg, resolve=True, throw_on_missing=True))

@@ -126,7 +126,7 @@ def status_and_line(result: int | Exception, config_name: str, arguments: list[s
     """The exit status, and one line for standard error or None."""
     if isinstance(result, int):
         return result, None
-    if isinstance(result, BrokenPipeError):  # whoever read our output has gone, as with `| head`
+    if isinstance(result, BrokenPipeError):  # the reader of the output has ended, as with `| head`
         return 128 + signal.SIGPIPE, None
     mistake = explain(result, config_name, arguments)
     if mistake is not None:

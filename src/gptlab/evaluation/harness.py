@@ -127,7 +127,7 @@ class GptlabLM(TemplateLM):
 
     @property
     def max_gen_toks(self) -> int:
-        """Of tasks that name no limit; a short context keeps half of itself for the prompt."""
+        """New tokens for tasks that name no limit. A short context keeps half of its length for the prompt."""
         return MAX_NEW_TOKENS if self.max_length > MAX_NEW_TOKENS else max(1, self.max_length // 2)
 
     def tok_encode(self, string: str, add_special_tokens: bool | None = None, **kwargs: Any) -> list[int]:

@@ -91,7 +91,7 @@ class Decoder:
         self._n_pending = max(1, n_pending)
 
     def _logits(self) -> Tensor:
-        """Of the token that follows each sequence, (B, V)."""
+        """Logits of the token that follows each sequence, (B, V)."""
         device = self._model.device
         if self._cache is not None:
             newest = [context[-self._n_pending :] for context in self.contexts]

@@ -68,7 +68,7 @@ def analyze(model: LanguageModel, ids: list[int], *, top_k: int) -> Inspection:
     no_attention = ""
     try:
         captured = model.capture(tokens)
-    except ValueError as error:  # attention that is computed in a way that cannot be shown
+    except ValueError as error:  # this attention has no weights to show
         captured, no_attention = LanguageModel.capture(model, tokens), str(error)
     if captured.attention is None:
         no_attention = no_attention or f"{type(model).__name__} has no attention weights"

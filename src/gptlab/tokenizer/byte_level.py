@@ -33,7 +33,7 @@ def spell(token: bytes) -> str:
 
 
 def unspell(written: str) -> bytes:
-    """The bytes of a token in GPT-2's files. Raises KeyError where it is written otherwise."""
+    """The bytes of a token in GPT-2's files. Raises KeyError if it is written in another way."""
     return bytes([BYTE_OF[character] for character in written])
 
 
