@@ -34,4 +34,4 @@ def test_a_preempted_job_resumes_with_resume_auto(workplace: Path) -> None:
     assert typed.wait(timeout=120) == 0
     assert summary(run)["status"] == "finished"
     assert [int(row["step"]) for row in rows(run)] == list(range(1, 601))
-    assert "going on from step" in (run / "train.log").read_text()
+    assert "resuming from step" in (run / "train.log").read_text()

@@ -86,7 +86,8 @@ def explain(error: Exception, config_name: str, arguments: list[str]) -> str | N
         first, *more = str(error).splitlines()
         return " ".join([first, *more[:1]]) if first.endswith("while composing config:") else first
     *_, (frame, _) = [(None, 0), *traceback.walk_tb(error.__traceback__)]
-    if frame is not None and str(frame.f_globals.get("__name__")).startswith(("hydra.", "omegaconf.")):
+    is_from_hydra = frame is not None and str(frame.f_globals.get("__name__")).startswith(("hydra.", "omegaconf."))
+    if is_from_hydra and not isinstance(error, OSError):  # that is a full disk or a closed pipe
         return f"these overrides cannot be composed ({error}): {command_line(config_name)} --help"
     return None
 

@@ -61,7 +61,7 @@ def initial_model(loaded: Loaded, config: Config) -> LanguageModel:
     loaded.model.shorten(min(config["model"].get("context_length", longest), longest))
     weights = {name: weight.detach() for name, weight in loaded.model.named_parameters()}  # a tied head is in it once
     loaded.model.to("meta")  # the weights are the new model's now: on a GPU, no copy stays behind
-    return restored(config, loaded.model.vocab_size, weights)
+    return restored(config, loaded.model.vocab_size, weights).train()
 
 
 def _shown(value: Any) -> str:

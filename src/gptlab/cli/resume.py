@@ -41,6 +41,9 @@ def state_to_resume(config: Config, stack: ExitStack) -> ResumeState:
     if resume is None:
         return ResumeState()
 
+    if resume == AUTO and wanted is None:
+        raise UserError("resume=auto starts or resumes the run in run_dir: add run_dir=<directory>")
+
     def choose() -> Path:
         run_dir = _newest_run() if resume == NEWEST else Path(wanted if resume == AUTO else resume)
         run_dir = run_dir.expanduser().absolute()

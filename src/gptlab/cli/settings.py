@@ -54,8 +54,6 @@ class TrainSettings:
             raise ValueError("run_dir, resume and resume_sweep name a directory: null, or a path that is not empty")
         if self.run_dir in (NEWEST, AUTO):
             raise ValueError(f"run_dir={self.run_dir} has a meaning for resume=: choose another name")
-        if self.resume == AUTO and self.run_dir is None:
-            raise ValueError("resume=auto starts or resumes the run in run_dir: add run_dir=<directory>")
         if self.init_from == "":
             raise ValueError("init_from= is empty: null, a run, a Hugging Face directory, or a Hub id such as gpt2")
         if self.on_nonfinite not in ("stop", "skip"):
