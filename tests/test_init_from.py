@@ -12,6 +12,7 @@ import yaml
 import gptlab as package
 from conftest import POEM, TEXTS, TINY, Result, needs_gpt2_vocabulary
 from gpt2s import save_gpt2
+from gptlab.cli.init_from import initial_model
 from gptlab.tokenizer.bpe import BPETokenizer
 from gptlab.training.metrics import read_metrics
 from local_hub import LocalHub
@@ -49,6 +50,12 @@ def test_a_run_begins_with_the_weights_sizes_and_tokenizer(gptlab: Command, star
     assert run.config["model"]["dropout"] == 0.1, "the user's own"
     assert run.config["init_from"] == str(start)
     assert run.needed_tokenizer().encode(POEM) == package.load("start").needed_tokenizer().encode(POEM)
+
+
+def test_what_starts_from_weights_trains_with_dropout(start: Path) -> None:
+    loaded = package.load("start")
+    assert not loaded.model.training
+    assert initial_model(loaded, loaded.config).training
 
 
 def test_a_shorter_context_keeps_the_first_positions(gptlab: Command, start: Path) -> None:
