@@ -12,7 +12,7 @@ from hydra.utils import get_object
 
 from conftest import CONF, choices
 from gptlab import build
-from gptlab.cli.settings import settings
+from gptlab.cli.settings import check, settings
 
 GROUPS = sorted(str(path.relative_to(CONF)) for path in CONF.rglob("*") if path.is_dir() and path != CONF / "hydra")
 CHOICES = [(group, name) for group in GROUPS for name in choices(group)]
@@ -57,6 +57,15 @@ def test_every_experiment_builds(name: str) -> None:
         assert build.optimizer(config)(model).param_groups
     assert 0 <= build.schedule(config)(max_steps) <= 1
     assert build.objective(config).metrics == ()
+
+
+@pytest.mark.parametrize(("steps", "warmup"), [(1, 0), (5, 1), (20, 3), (30, 5), (300, 50)])
+def test_a_run_of_any_length_passes_with_a_warm_up_of_a_sixth(steps: int, warmup: int) -> None:
+    config = composed(f"max_steps={steps}")
+    assert check(config).max_steps == steps
+    factors = [build.schedule(config)(step) for step in range(steps)]
+    assert factors[:warmup] == [(step + 1) / (warmup + 1) for step in range(warmup)]
+    assert factors[warmup] == 1
 
 
 def test_the_verdict_s_model_is_the_textbook_s() -> None:

@@ -27,7 +27,7 @@ from gptlab.training.devices import default_precision, device_type, possible_pre
 
 PACKAGES = "gptlab torch lightning hydra-core numpy tiktoken tokenizers huggingface_hub safetensors tensorboard optuna"
 VOCABULARY, CONTEXT, ROWS = 50_257, 256, 6
-"""Of the comparison's model and batch: GPT-2's vocabulary, because MPS goes wrong with large logits."""
+"""Sizes of the comparison. The vocabulary is GPT-2's, because MPS goes wrong with large logits."""
 
 
 @dataclass(frozen=True)

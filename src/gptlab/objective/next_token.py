@@ -52,7 +52,7 @@ class NextToken:
 
 
 def perplexity(loss: float) -> float:
-    """Of a mean loss in nats per token."""
+    """The perplexity of a mean loss in nats per token."""
     return math.exp(min(loss, 700.0))  # exp(710) is not a float
 
 

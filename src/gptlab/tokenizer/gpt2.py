@@ -14,7 +14,7 @@ HUB_REPOSITORY, HUB_FILE = "openai-community/gpt2", "merges.txt"
 TIKTOKENS_FILE = "6d1cbeee0f20b3d9449abfede4726ed8212e3aee"
 """The same file in tiktoken's cache: the SHA-1 of the address that tiktoken fetches it from."""
 MERGES_SHA256 = "04e3597d7996f292ca9b8b7285ca4d58a6ae171ac47d73fc7140ceb0c7a6bbc0"
-"""Of the 50,000 merges, one per line."""
+"""Hash of the 50,000 merges, one per line."""
 
 
 class GPT2Tokenizer(ByteLevelTokenizer):
