@@ -53,9 +53,8 @@ def give_name(file: Path, name: Path) -> None:
     try:
         os.link(file, link)
     except OSError:
-        file.replace(name)
-    else:
-        link.replace(name)
+        link = file
+    link.replace(name)
 
 
 def write_whole(path: Path, content: str) -> None:

@@ -2,7 +2,6 @@
 
 import importlib
 import io
-import os
 import sys
 from pathlib import Path
 
@@ -32,11 +31,6 @@ def main(arguments: list[str] | None = None) -> int:
         print(f"error: {command} is not a command{nearest(command, COMMANDS)}", file=sys.stderr)
         return 2
     sys.path.append(str(Path.cwd()))  # classes of your own beside a --config-dir, as with `python train.py`
-    if sys.stdout is None:
-        if command != "train":
-            print("failed: standard output is closed, and what this command is for goes there", file=sys.stderr)
-            return 1
-        sys.stdout = Path(os.devnull).open("w")  # noqa: SIM115 (a run has its train.log)
     for stream in (sys.stdin, sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="replace")  # a terminal may lack a character

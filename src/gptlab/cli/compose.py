@@ -5,7 +5,6 @@ import os
 import signal
 import sys
 from collections.abc import Callable, Sequence
-from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -159,9 +158,6 @@ def _check_flags(words: list[str], config_name: str) -> None:
     if unknown is not None:
         key, _, value = unknown.lstrip("-").replace("-", "_").partition("=")
         raise UserError(f"{unknown} is no flag: settings have no dashes, write {key}={value or '<value>'}")
-    for flag, value in pairwise(words):
-        if flag in ("--cfg", "-c") and value not in ("job", "hydra", "all"):
-            raise UserError(f"{flag} {value}: invalid choice: {value!r} (there are job, hydra, all)")
     if config_name != "train" and {"-m", "--multirun", "hydra.mode=MULTIRUN"} & {*flags, *words}:
         raise UserError(f"-m is for train: run {config_name} once for each value")
     if "LOCAL_RANK" not in os.environ and any(word.startswith("hydra.run.dir=") for word in words):

@@ -20,7 +20,7 @@ from gptlab.checkpoint import Loaded
 from gptlab.checkpoint.trust import check_trusted
 from gptlab.cli.compose import run_command
 from gptlab.cli.load import load_or_newest
-from gptlab.cli.progress import log_lines_on_stderr, progress_line, show_pieces
+from gptlab.cli.progress import progress_line, show_pieces
 from gptlab.cli.report import shortened
 from gptlab.data.corpus import load_corpus
 from gptlab.data.text_windows import TextWindows
@@ -78,8 +78,7 @@ def evaluate(cfg: DictConfig) -> int:
     settings = build.settings_of(EvaluationSettings, config)
     device = device_type(settings.accelerator, key="accelerator")
     check_weights_precision(settings.precision, device)
-    with log_lines_on_stderr():
-        result = _run_tasks(settings, device) if settings.tasks else _measure(text, settings, device)
+    result = _run_tasks(settings, device) if settings.tasks else _measure(text, settings, device)
     print(json.dumps(json.loads(json.dumps(result), parse_constant=lambda nan: None), indent=2))  # JSON has no nan
     return 0
 

@@ -101,9 +101,8 @@ def generate(cfg: DictConfig) -> int:
     if settings.interactive:
         return Terminal(loaded, settings).run()
 
-    streams = len(texts) == 1
-    if streams:
-        print(texts[0], end="", flush=True)
+    is_streamed = len(texts) == 1
+    print(texts[0] if is_streamed else "", end="", flush=True)
     for row, new_text in continue_texts(
         loaded.model,
         loaded.needed_tokenizer(),
@@ -113,13 +112,12 @@ def generate(cfg: DictConfig) -> int:
         stops=settings.stops,
     ):
         texts[row] += new_text
-        if streams:
-            print(new_text, end="", flush=True)
-    if streams:
+        print(new_text if is_streamed else "", end="", flush=True)
+    if is_streamed:
         print()
-        return 0
-    for number, text in enumerate(texts, start=1):
-        print(f"--- {number} of {len(texts)} ---\n{text}\n")
+    else:
+        for number, text in enumerate(texts, start=1):
+            print(f"--- {number} of {len(texts)} ---\n{text}\n")
     return 0
 
 
@@ -150,7 +148,6 @@ class Terminal:
         self.chat = Chat(loaded.model, loaded.needed_tokenizer())
         self.settings = settings
         self._generator = torch.Generator(loaded.model.device).manual_seed(settings.seed)
-        self._stopped = False
 
     def run(self) -> int:
         """Until the input ends."""
@@ -178,39 +175,29 @@ class Terminal:
             do(line)
         except (UserError, ValueError) as error:
             print(f"error: {error}", file=sys.stderr)
-        except KeyboardInterrupt:  # the second Ctrl-C, perhaps in the middle of a step
-            self._reset("interrupted: ")
-
-    def _reset(self, why: str = "") -> None:
-        self.chat.reset()
-        print(f"({why}a new conversation)")
 
     def _obey(self, line: str) -> None:
         command, _, arguments = line.partition(" ")
         if command == "/set":
             self._set(arguments)
         elif command == "/reset":
-            self._reset()
+            self.chat.reset()
+            print("(a new conversation)")
         elif command == "/help":
             print(HELP)
         else:
             raise UserError(f"{command} is not a command; there are /set, /reset, /help and /quit")
 
     def _answer(self, prompt: str) -> None:
-        self._stopped = False
         settings, sampler = self.settings, self.settings.sampler(self._generator)
         pieces = self.chat.reply(prompt, max_new_tokens=settings.max_new_tokens, sampler=sampler, stops=settings.stops)
-        with signal_handler(signal.SIGINT, handler=self._stop):
+        stopped: list[int] = []
+        with signal_handler(signal.SIGINT, handler=lambda number, _: stopped.append(number)):
             for piece in pieces:
                 print(piece, end="", flush=True)
-                if self._stopped:
+                if stopped:
                     pieces.close()  # type: ignore[attr-defined]
         print()
-
-    def _stop(self, number: int, frame: object) -> None:
-        if self._stopped:
-            raise KeyboardInterrupt
-        self._stopped = True
 
     def _set(self, text: str) -> None:
         changes = _parsed(text)
@@ -223,14 +210,10 @@ class Terminal:
 def _parsed(text: str) -> build.Config:
     """`top_k=50 stop="."`, read as on the command line."""
     try:
-        words = shlex.split(text)
-        for word in words:
-            name, equals, _ = word.partition("=")
-            if not equals:
-                raise UserError(f"{word!r} cannot be read as name=value: /set temperature=0.7")
-            if name not in CHANGEABLE:
-                raise UserError(f"{name} cannot be set here{nearest(name, CHANGEABLE)} ({', '.join(CHANGEABLE)})")
-        overrides = OverridesParser.create().parse_overrides(quote_free_text(words))
-    except (ValueError, HydraException) as error:
-        raise UserError(f"/set {text}: {str(error).lower().splitlines()[0]}") from None
-    return {override.key_or_group: override.value() for override in overrides}
+        overrides = OverridesParser.create().parse_overrides(quote_free_text(shlex.split(text)))
+    except (ValueError, HydraException):
+        raise UserError(f"{text!r} cannot be read as name=value: /set temperature=0.7") from None
+    changes = {override.key_or_group: override.value() for override in overrides}
+    for name in changes.keys() - set(CHANGEABLE):
+        raise UserError(f"{name} cannot be set here{nearest(name, CHANGEABLE)} ({', '.join(CHANGEABLE)})")
+    return changes

@@ -23,8 +23,7 @@ def starting_config(loaded: Loaded, config: Config, overrides: Sequence[str]) ->
     fixed = {name: theirs[name] for name in loaded.model.fixed_by_weights}
     for name, value in fixed.items():
         if wanted.get(name) != value and given & {"model", f"model.{name}", f"model/{name}"}:
-            shown = f"{_shown(wanted.get(name))}: init_from={loaded.name} has {_shown(value)}"
-            raise UserError(f"model.{name}={shown}; leave it out")
+            raise UserError(f"model.{name}: init_from={loaded.name} has {_shown(value)}; leave it out")
     if "model/init" in given:
         raise UserError(f"model/init: init_from={loaded.name} has weights already; leave it out")
     if config["context_length"] > loaded.model.context_length:
@@ -65,7 +64,5 @@ def initial_model(loaded: Loaded, config: Config) -> LanguageModel:
 
 
 def _shown(value: Any) -> str:
-    """A setting as it is typed, of a part its class."""
-    if isinstance(value, dict):
-        return str(value.get("_target_")).rpartition(".")[2]
-    return str(value).lower() if isinstance(value, bool) else str(value)
+    """A setting, of a part its class."""
+    return str(value.get("_target_")).rpartition(".")[2] if isinstance(value, dict) else str(value).lower()

@@ -1,6 +1,5 @@
 """Progress of a long command on standard error, because its result goes to standard output."""
 
-import logging
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator
@@ -11,21 +10,7 @@ from rich.progress import BarColumn, Progress, TextColumn
 
 from gptlab.data.base import Piece
 
-LOGGER = logging.getLogger("gptlab")
 SECONDS = 10
-
-
-@contextmanager
-def log_lines_on_stderr() -> Iterator[None]:
-    """Print log lines, for instance while a corpus is prepared."""
-    handler = logging.StreamHandler(sys.stderr)
-    LOGGER.setLevel(logging.INFO)
-    LOGGER.propagate = False
-    LOGGER.addHandler(handler)
-    try:
-        yield
-    finally:
-        LOGGER.removeHandler(handler)
 
 
 @contextmanager
@@ -46,7 +31,7 @@ def progress_line(what: str, total: int | None, *, unit: str) -> Iterator[Callab
             bar.update(task, completed=completed, line=line)
             if not console.is_terminal and time.monotonic() - last_line >= SECONDS and completed != total:
                 last_line = time.monotonic()
-                LOGGER.info("%s  %s", what, line)
+                print(f"{what}  {line}", file=sys.stderr, flush=True)
 
         yield show
 

@@ -9,7 +9,7 @@ from typing import Any
 from gptlab import build
 from gptlab.build import Config
 from gptlab.checkpoint.compatibility import upgraded
-from gptlab.checkpoint.run import DamagedError, find_checkpoint, read_checkpoint
+from gptlab.checkpoint.run import DamagedError, read_checkpoint
 from gptlab.cli.explain import command_line
 from gptlab.cli.load import OUTPUTS, newest_runs
 from gptlab.cli.settings import AUTO, NEWEST, settings
@@ -45,8 +45,10 @@ def state_to_resume(config: Config, stack: ExitStack) -> ResumeState:
         raise UserError("resume=auto starts or resumes the run in run_dir: add run_dir=<directory>")
 
     def choose() -> Path:
-        run_dir = _newest_run() if resume == NEWEST else Path(wanted if resume == AUTO else resume)
-        run_dir = run_dir.expanduser().absolute()
+        runs = newest_runs() if resume == NEWEST else [Path(wanted if resume == AUTO else resume)]
+        if not runs:
+            raise UserError(f"resume={NEWEST}: there is no run under {OUTPUTS}/ yet")
+        run_dir = runs[0].expanduser().absolute()
         if _holds_run(run_dir):
             stack.enter_context(lock_run_dir(run_dir, key="resume"))
         elif resume != AUTO:
@@ -59,14 +61,6 @@ def state_to_resume(config: Config, stack: ExitStack) -> ResumeState:
 
 def _holds_run(run_dir: Path) -> bool:
     return any(run_dir.joinpath(name).exists() for name in (CONFIG, "checkpoints"))
-
-
-def _newest_run() -> Path:
-    """The newest run, also if it was killed before it could save."""
-    for run_dir in newest_runs():
-        if find_checkpoint(run_dir) is not None or read_config(run_dir) is not None:
-            return run_dir
-    raise UserError(f"resume={NEWEST}: there is no run under {OUTPUTS}/ yet")
 
 
 def _read_state(run_dir: Path) -> ResumeState:
@@ -119,9 +113,6 @@ def resumed_config(state: ResumeState, composed: Config, overrides: Sequence[str
     """
     own, is_automatic = _own_config(state), composed["resume"] == AUTO
     config = {**composed, **own}  # a run of an older version gets today's value of a newer setting
-    stored = upgraded(state.stored["config"]) if "config" in state.stored else {}
-    for key, then, now in _differences(stored, config):
-        raise UserError(f"{state.checkpoint} is of another run: its {key} is {then}, and {now} in config.yaml")
     if is_automatic and config["init_from"] is None:
         for key, then, now in _differences(own, composed):
             raise UserError(f"resume=auto: {key} was {then} when this run began, and is {now} now")
@@ -148,10 +139,7 @@ def _own_config(state: ResumeState) -> Config:
     config = read_config(state.run_dir)
     if config is None and state.checkpoint is None:
         raise UserError(f"resume={state.run_dir}: config.yaml is damaged and nothing was saved; start the run over")
-    if config is None:
-        log.warning("config.yaml is not as the run wrote it: using the configuration in %s", state.checkpoint)
-        config = dict(state.stored["config"])
-    return upgraded(config)
+    return upgraded(config if config is not None else state.stored["config"])
 
 
 def _differences(then: Config, now: Config) -> Iterator[tuple[str, Any, Any]]:
