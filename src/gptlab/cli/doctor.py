@@ -11,17 +11,14 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
 from importlib.metadata import version
-from pathlib import Path
 
 import torch
 from omegaconf import DictConfig
-from platformdirs import user_cache_path
 
 from gptlab import build
 from gptlab.cli.compose import compose, run_command
 from gptlab.errors import UserError
 from gptlab.objective.next_token import NextToken
-from gptlab.tokenizer import gpt2
 from gptlab.training.device_check import compare
 from gptlab.training.devices import default_precision, device_type, possible_precisions
 
@@ -66,33 +63,24 @@ def _compare(device: str) -> int:
 
 
 def _facts() -> Iterator[tuple[str, str]]:
-    """Names and values. Paths begin with ~ if they lie in the user's home; nothing else is private."""
+    """Names and values; nothing of them is private."""
     from huggingface_hub import constants
 
-    yield "python", f"{platform.python_version()} ({platform.python_implementation()})"
+    yield "python", platform.python_version()
     yield "system", platform.platform()
     for package in PACKAGES.split():
         yield package, version(package)
-    yield "cpu", f"{platform.processor() or platform.machine()}, {torch.backends.cpu.get_cpu_capability()}"
-    yield "cpu cores", f"{os.cpu_count()}, torch uses {torch.get_num_threads()}"
+    yield "cpu", f"{platform.machine()}, {os.cpu_count()} cores, torch uses {torch.get_num_threads()}"
     n_gpus = torch.cuda.device_count() if torch.cuda.is_available() else 0
     for number in range(n_gpus):
         gpu = torch.cuda.get_device_properties(number)
-        yield f"cuda {number}", f"{gpu.name}, {_gib(gpu.total_memory)}, capability {gpu.major}.{gpu.minor}"
+        yield f"cuda {number}", f"{gpu.name}, {_gib(gpu.total_memory)}"
     for device, is_there in {"cpu": True, "cuda": n_gpus > 0, "mps": torch.backends.mps.is_available()}.items():
         default = default_precision(device)
         names = (f"{name} (default)" if name == default else name for name in possible_precisions(device))
         yield f"{device} precisions", ", ".join(names) if is_there else f"torch sees no {device} device"
-    hub_cache = Path(constants.HF_HUB_CACHE)
-    places = {"disk here": Path.cwd(), "token cache": user_cache_path("gptlab"), "Hub cache": hub_cache}
-    for what, place in places.items():
-        existing = next(path for path in (place, *place.parents) if path.exists())
-        writable = "" if os.access(existing, os.W_OK) else ", cannot be written"
-        shown = Path("~", place.relative_to(Path.home())) if place.is_relative_to(Path.home()) else place
-        yield what, f"{shown}, {_gib(shutil.disk_usage(existing).free)} free{writable}"
+    yield "disk here", f"{_gib(shutil.disk_usage('.').free)} free"
     yield "Hub", "HF_HUB_OFFLINE is set: files from the cache only" if constants.HF_HUB_OFFLINE else "may be asked"
-    cached = gpt2.cached_in()
-    yield "GPT-2 vocabulary", f"in {cached}" if cached is not None else "not here yet: fetched at its first use"
 
 
 def _gib(n_bytes: int) -> str:

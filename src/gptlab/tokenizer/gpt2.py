@@ -72,15 +72,6 @@ def _published_merges() -> str:
         ) from None
 
 
-def cached_in() -> str | None:
-    """The cache that the published vocabulary would be read from; None if it would have to be fetched."""
-    from huggingface_hub import try_to_load_from_cache
-
-    if _in_tiktokens_cache().is_file():
-        return "tiktoken's cache"
-    return "the Hub's cache" if isinstance(try_to_load_from_cache(HUB_REPOSITORY, HUB_FILE), str) else None
-
-
 def _in_tiktokens_cache() -> Path:
     """Where tiktoken keeps the file, by the rule in tiktoken/load.py."""
     place = os.environ.get("TIKTOKEN_CACHE_DIR", os.environ.get("DATA_GYM_CACHE_DIR"))
