@@ -4,6 +4,8 @@ import os
 import signal
 import sys
 from collections.abc import Callable, Iterator
+from contextlib import redirect_stdout
+from io import StringIO
 from pathlib import Path
 from typing import NamedTuple
 
@@ -120,18 +122,26 @@ TINY = (
     "callbacks.samples.max_new_tokens=5",
 )
 """A run of a second."""
+START = tuple(key for key in TINY if not key.startswith(("model.n", "model.d_model", "tokenizer")))
+"""The same run, but for what weights decide."""
+
+
+def train_in(place: Path, *arguments: str) -> str:
+    """What `gptlab train` prints in this directory, with a poem to train on: for runs that several tests read."""
+    from gptlab.cli import main
+
+    (place / "poem.txt").write_text(POEM * 40, encoding="utf-8")
+    with pytest.MonkeyPatch.context() as patch, redirect_stdout(StringIO()) as out:
+        patch.chdir(place)
+        patch.setenv("XDG_CACHE_HOME", str(place.parent / f"{place.name}-cache"))
+        patch.setattr(sys, "argv", ["gptlab", "train"])
+        assert main(["train", *arguments]) == 0
+    return out.getvalue()
 
 
 @pytest.fixture(scope="session")
 def tiny_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A finished run of a second, for tests that only read it."""
-    from gptlab.cli import main
-
     place = tmp_path_factory.mktemp("tiny")
-    (place / "poem.txt").write_text(POEM * 40, encoding="utf-8")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.chdir(place)
-        patch.setenv("XDG_CACHE_HOME", str(place / "cache"))
-        patch.setattr(sys, "argv", ["gptlab", "train"])
-        assert main(["train", *TINY, "context_length=64", "run_dir=run"]) == 0
+    train_in(place, *TINY, "context_length=64", "run_dir=run")
     return place / "run"

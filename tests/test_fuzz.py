@@ -1,8 +1,6 @@
 """What nobody would type, thousands of times: documented errors and nothing else."""
 
-import gzip
 from collections.abc import Callable
-from pathlib import Path
 
 import pytest
 from hydra import compose, initialize_config_dir
@@ -16,8 +14,6 @@ from gptlab import build
 from gptlab.cli.explain import explain
 from gptlab.cli.free_text import quote_free_text
 from gptlab.cli.settings import check as check_config
-from gptlab.data.text import TextFiles
-from gptlab.errors import UserError
 
 
 def inputs(short: int, long: int) -> pytest.MarkDecorator:
@@ -43,15 +39,16 @@ ANY_TEXT = st.lists(st.one_of(st.text(st.characters(), max_size=20), st.sampled_
 
 
 @pytest.mark.parametrize("name", choices("tokenizer"))
-@inputs(100, 14_000)
+@inputs(30, 14_000)
 def test_tokenizers_take_any_text_or_raise_value_error(name: str, n_inputs: int) -> None:
     if name == "gpt2" and not has_gpt2_vocabulary():
         pytest.skip("GPT-2's vocabulary is not cached")
     node = conf_node("tokenizer", name)
     cls = get_class(node.pop("_target_"))
+    published = cls.train([]) if name == "gpt2" else None  # it learns nothing, and takes a second to make
 
     def check(training_text: list[str], text: str, data: st.DataObject) -> None:
-        tokenizer = cls.train(training_text, **node)
+        tokenizer = published or cls.train(training_text, **node)
         for seen in (*training_text, text):
             try:
                 ids = tokenizer.encode(seen)
@@ -63,42 +60,10 @@ def test_tokenizers_take_any_text_or_raise_value_error(name: str, n_inputs: int)
         if tokenizer.vocab_size:
             ids = data.draw(st.lists(st.integers(0, tokenizer.vocab_size - 1), max_size=20))
             assert isinstance(tokenizer.decode(ids), str)
-        rebuilt = cls.from_state(tokenizer.state())
-        assert rebuilt.vocab_size == tokenizer.vocab_size
+        if not published:
+            assert cls.from_state(tokenizer.state()).vocab_size == tokenizer.vocab_size
 
     fuzz(n_inputs, st.lists(ANY_TEXT, max_size=3), ANY_TEXT, st.data(), check=check)
-
-
-PIECES = st.one_of(
-    st.binary(max_size=40),
-    st.text(max_size=20).map(str.encode),
-    st.sampled_from(
-        [b"\xef\xbb\xbf", b"\xff\xfe", b"\xfe\xff", b"\xf0\x9f\x98", b"\xed\xa0\x80", b"\r\n", b"\0", b" "]
-    ),
-)
-BYTES = st.lists(PIECES, max_size=6).map(b"".join)
-
-
-@pytest.mark.parametrize("suffix", [".txt", ".txt.gz", ".cut.txt.gz"])
-@inputs(150, 9_000)
-def test_the_text_reader_gives_the_text_or_a_sentence(tmp_path: Path, suffix: str, n_inputs: int) -> None:
-    file, sentences = tmp_path / f"text{suffix}", []
-
-    def check(content: bytes, cut: int) -> None:
-        written = gzip.compress(content) if suffix.endswith(".gz") else content
-        file.write_bytes(written[: cut % (len(written) + 1)] if "cut" in suffix else written)
-        try:
-            source = TextFiles(path=str(file), stride=None, val_fraction=0.1, num_workers=0, cache_dir=None)
-            source.fingerprint()
-            text = "".join(piece.text for piece in source.pieces())
-        except UserError as error:
-            sentences.append(str(error))
-        else:
-            assert text == content.decode().removeprefix("\ufeff")
-
-    fuzz(n_inputs, BYTES, st.integers(0, 200), check=check)
-    assert sentences
-    assert [text for text in sentences if len(text.splitlines()) != 1] == []
 
 
 VALUES = st.one_of(
@@ -122,7 +87,7 @@ def composed_keys() -> list[str]:
     return [*keys, *groups]
 
 
-@inputs(25, 3_000)
+@inputs(10, 3_000)
 def test_overrides_compose_and_pass_or_are_explained_in_a_sentence(n_inputs: int) -> None:
     keys = composed_keys()
     chosen = [f"{group}={name}" for group in keys if (CONF / group).is_dir() for name in choices(group)]
