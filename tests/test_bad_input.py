@@ -117,7 +117,7 @@ COMMANDS = {
     "generate prompt=a checkpoint=nobody/nothing": "nobody/nothing is no file or directory here ... does not exist",
     "generate prompt=a checkpoint=mute": "mute has no tokenizer",
     "train TINY init_from=./nothing": "./nothing does not exist",
-    "train TINY init_from=gpt2s": "model.n_layers=1: init_from=gpt2s has 2; leave it out",
+    "train TINY init_from=gpt2s": "model.n_layers: init_from=gpt2s has 2; leave it out",
     "train START tokenizer=char init_from=gpt2s": "init_from=gpt2s brings its own, a HuggingFaceTokenizer",
     "train START model/init=textbook init_from=gpt2s": "model/init: init_from=gpt2s has weights already",
     "train START init_from=gpt2s context_length=25": "context_length=25: init_from=gpt2s has 24 positions",
