@@ -91,7 +91,7 @@ COMMANDS = {
     "train TINY callbacks=attention callbacks.attention.prompt='on little cat feet.'": "has 19 tokens: at most 16",
     "generate prompt=a temperature=-0.5": "temperature=-0.5 must be 0",
     "generate interactive=true num_samples=2": "interactive=true answers one prompt after the other",
-    "inspect checkpoint=gpt2s prompt=": "prompt= is empty ... one token",
+    "inspect checkpoint=gpt2s prompt=": "the prompt has 0 tokens",
     f"inspect checkpoint=gpt2s prompt='{POEM}'": "tokens: 1 to 24 of this model can be shown",
     "inspect prompt=a prompt=b": "prompt=['a', 'b'] must be text",
     # files
@@ -108,7 +108,7 @@ COMMANDS = {
     "export checkpoint=gpt2s to=poem.txt/out": "to=poem.txt/out cannot be written",
     "export checkpoint=gpt2s to=out push_to=gpt2": "write user/name",
     "export checkpoint=gpt2s to=out push_to=me/mine": "push_to=me/mine needs a login",
-    "inspect checkpoint=gpt2s prompt=a to=poem.txt": "to=poem.txt is there already",
+    "inspect checkpoint=gpt2s prompt=a to=poem.txt": "to=poem.txt cannot be written",
     # models
     "generate prompt=a": "no run under outputs",
     "generate prompt=a checkpoint=": "the name of the model is empty",

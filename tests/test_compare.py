@@ -12,9 +12,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from conftest import CONF, Result
+from conftest import Result
 from gptlab.comparison.curves import make_lines, smoothing
-from gptlab.comparison.runs import COPIES, Run, group
+from gptlab.comparison.runs import Run, group
 from gptlab.training.metrics import COLUMNS
 from gptlab.training.run_files import write_config
 
@@ -128,7 +128,7 @@ def test_the_mean_is_over_the_steps_that_all_seeds_have(gptlab: Command) -> None
     (cells,) = rows_of(result).values()
     assert cells[3].startswith(f"{4.0 + 4 * np.exp(-3):.4f} ±")
     assert cells[7] == "60", "and no step further"
-    assert "1, 2, 3: its 3 seeds end at steps 60 to 100" in result.out
+    assert "1, …: its 3 runs end at steps 60 to 100" in result.out
 
 
 @settings(max_examples=60, deadline=None)
@@ -162,7 +162,7 @@ def test_no_value_of_a_line_is_invented(curves: list[dict[int, float]], over: st
 def test_seeds_without_a_common_step_are_lines_of_their_own(gptlab: Command) -> None:
     write_run("runs/a", falling(2.0), seed=1, steps=15, every=10)
     write_run("runs/b", falling(3.0), seed=2, steps=8, every=8)
-    assert list(rows_of(gptlab("compare", "runs"))) == ["a, b (a)", "a, b (b)"]
+    assert list(rows_of(gptlab("compare", "runs"))) == ["a, … (a)", "a, … (b)"]
 
 
 BPE = {"_target_": "gptlab.tokenizer.bpe.BPETokenizer", "vocab_size": 512}
@@ -245,7 +245,7 @@ def test_many_lines_are_drawn_and_the_best_ten_are_named(gptlab: Command) -> Non
     assert list(rows_of(result)) == [f"optimizer.lr={(number + 1) / 1000:g}" for number in range(30)]
     picture = Path("many.svg").read_text()
     assert re.findall(r"optimizer\.lr=(\S+) -->", picture) == [f"{number / 1000:g}" for number in range(1, 11)]
-    assert "20 more, darker is better" in picture
+    assert "20 more" in picture
 
 
 def test_a_run_that_flies_away_does_not_flatten_the_others(gptlab: Command) -> None:
@@ -263,10 +263,6 @@ def test_a_run_that_flies_away_does_not_flatten_the_others(gptlab: Command) -> N
 LABELS: dict[str, tuple[dict, dict]] = {
     "optimizer.lr=0.001 | optimizer.lr=0.0003": ({"optimizer__lr": 1e-3}, {"optimizer__lr": 3e-4}),
     "optimizer.lr=0.001235 | optimizer.lr=0.9999": ({"optimizer__lr": 0.0012345678}, {"optimizer__lr": 0.9999}),
-    "optimizer.lr=0.12345678 | optimizer.lr=0.12345679": (
-        {"optimizer__lr": 0.12345678},
-        {"optimizer__lr": 0.12345679},
-    ),
     "model/attention=plain | model/attention=fused": (
         {"model__attention": {"_target_": "gptlab.model.attention.plain.PlainAttention"}},
         {},
@@ -301,7 +297,7 @@ def test_what_changes_no_result_does_not_part_runs(gptlab: Command) -> None:
     write_run("runs/c", seed=2, callbacks__samples={"_target_": "gptlab.training.callbacks.samples.Samples"})
     result = gptlab("compare", "runs", "to=picture.svg")
     assert [cells[0] for cells in rows_of(result).values()] == ["3"]
-    assert "(3 runs)" in Path("picture.svg").read_text(), "a seed is there twice"
+    assert "(3 runs)" in Path("picture.svg").read_text()
 
 
 def test_runs_that_differ_in_much_are_named_by_their_directories(gptlab: Command) -> None:
@@ -340,16 +336,6 @@ def test_different_settings_are_different_lines_with_different_labels(configs: l
     assert sorted(id(run) for _, members in groups for run in members) == sorted(map(id, runs))
     different = {repr(sorted((k, as_meant(v)) for k, v in config.items() if k != "seed")) for config in configs}
     assert len(groups) == len(different)
-
-
-def test_what_conf_interpolates_from_the_root_is_no_setting_of_its_own() -> None:
-    copies = {
-        f"{path.relative_to(CONF).parts[0]}.{key}": root
-        for path in CONF.rglob("*.yaml")
-        if path.parent != CONF and path.relative_to(CONF).parts[0] not in ("callbacks", "logger")
-        for key, root in re.findall(r"^(\w+): \$\{(\w+)\}$", path.read_text(), flags=re.MULTILINE)
-    }
-    assert {key: root for key, root in copies.items() if key.rpartition(".")[2] != root} == COPIES
 
 
 # -- which runs ------------------------------------------------------------------------------------------------------

@@ -93,7 +93,7 @@ def test_what_is_not_ours_is_never_touched(trained: Command) -> None:
     before = {path: path.stat().st_mtime_ns for path in Path("out").rglob("*")}
     result = trained("inspect", "prompt=The fog", "to=out")
     assert result.status == 2
-    assert result.err == "error: to=out holds other things (notes.txt): name a new directory\n"
+    assert "error: to=out holds other things (notes.txt): name a new directory\n" in result.err
     assert {path: path.stat().st_mtime_ns for path in Path("out").rglob("*")} == before
 
 
@@ -111,7 +111,7 @@ def test_weights_that_are_nan_are_refused(trained: Command) -> None:
 def test_what_is_no_run_s_has_its_place_here(trained: Command) -> None:
     shutil.copy("outputs/default/run/checkpoints/best.ckpt", "loose.ckpt")
     assert trained("inspect", "checkpoint=loose.ckpt", "prompt=The fog").status == 0
-    (place,) = Path("inspect").glob("loose-ckpt-*/The-fog")
+    (place,) = Path("inspect").glob("loose-ckpt-The-fog-*")
     assert (place / "index.html").is_file()
 
 

@@ -25,10 +25,6 @@ def test_half_characters_are_bytes() -> None:
     assert shown("é") == ["\\xc3", "\\xa9"]
 
 
-def test_an_accent_stands_on_something() -> None:
-    assert visible("\u0301") == "◌\u0301"
-
-
 def test_what_decodes_to_nothing_is_its_id() -> None:
     class Silent(CharTokenizer):
         def decode(self, ids: object) -> str:

@@ -1,8 +1,7 @@
 """`gptlab compare`: the curves of runs in one picture, and their results in a table. Imports no Lightning."""
 
-import os
 from collections.abc import Iterator
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +12,7 @@ from gptlab.arguments import nearest
 from gptlab.cli.compose import run_command
 from gptlab.cli.report import counted, shortened
 from gptlab.comparison.curves import BITS_PER_BYTE, Line, draw, make_lines, smoothing, table
-from gptlab.comparison.runs import Run, common_parent, differences, find_runs, group, seeds
+from gptlab.comparison.runs import Run, common_parent, differences, find_runs, group
 from gptlab.errors import UserError
 from gptlab.training.metrics import COLUMNS, METRICS, read_metrics
 from gptlab.training.run_files import read_config
@@ -22,7 +21,6 @@ OVER = ("steps", "tokens", "seconds")
 PICTURES = (".png", ".pdf", ".svg")
 LOSS = "val/loss"
 PER_TOKEN = ("train/loss", LOSS, "val/perplexity")
-NO_METRICS = {"step", "tokens", "seconds"}
 TAKES_A_VALUE = {"--config-dir", "-cd", "--package", "-p", "--cfg", "-c"}
 """Flags of Hydra's that are followed by a word of their own."""
 
@@ -37,46 +35,44 @@ class CompareSettings:
     to: str | None
 
     def __post_init__(self) -> None:
-        if not self.directories or "" in self.directories:
+        if not self.runs:
             raise ValueError("runs= is empty: name run directories, or directories with runs (gptlab compare outputs)")
         if self.over not in OVER:
             raise ValueError(f"over={self.over} must be {' or '.join(OVER)}{nearest(self.over, OVER)}")
         if self.to is not None and not self.to.lower().endswith(PICTURES):
             raise ValueError(f"to={self.to} must end in {' or '.join(PICTURES)}: it names the picture")
 
-    @property
-    def directories(self) -> list[str]:
-        return [self.runs] if isinstance(self.runs, str) else self.runs
-
 
 def main(arguments: list[str]) -> int:
-    """The exit status of one comparison."""
     return run_command(compare, config_name="compare", arguments=list(_with_directories(arguments)))
 
 
 def compare(cfg: DictConfig) -> int:
     """Find the runs, read them, draw, and print."""
     settings = build.settings_of(CompareSettings, build.resolve(cfg))
-    runs = [_read(directory) for directory in find_runs(settings.directories)]
-    picture = _picture(settings.to, runs)
+    names = [settings.runs] if isinstance(settings.runs, str) else settings.runs
+    runs = [_read(directory) for directory in find_runs(names)]
+    picture = common_parent(runs) / "compare.png" if settings.to is None else Path(settings.to).expanduser().absolute()
     different = differences(runs)
     column = _column(settings.metric, runs, different)
     metric = column.replace("/", "_")
-    measured = [run for run in runs if run.has(column) and run.has("step")]
+    measured = [run for run in runs if run.has(column)]
     if not measured:
         raise UserError(f"none of the {len(runs)} runs has a {metric} yet: there is nothing to draw")
     groups, notes = group(measured)
     window = smoothing(measured, column)
     lines = make_lines(groups, column, over=settings.over, window=window)
     caveat = _caveat(column, different)
-    draw(lines, picture, column=column, over=settings.over, window=window, caveat=caveat)
+    try:
+        draw(lines, picture, column=column, over=settings.over, window=window, caveat=caveat)
+    except OSError as error:
+        raise UserError(f"{picture} cannot be written ({error.strerror}): name the picture with to=") from None
 
     without = [f"{shortened(run.directory)} has no {metric} yet: left out" for run in runs if run not in measured]
     for note in [*without, *notes, *_cut_short(lines), *([caveat] if caveat else [])]:
         print(note)
     print(f"{counted(len(measured), 'run')}, {counted(len(lines), 'line')}, sorted by {metric}\n")
-    for row in table(lines, column, metric=metric):
-        print(f"  {row}")
+    print("\n".join(f"  {row}" for row in table(lines, column, metric=metric)))
     print(f"\n{shortened(picture)}: {metric} over {settings.over}")
     return 0
 
@@ -86,22 +82,13 @@ def _with_directories(arguments: list[str]) -> Iterator[str]:
 
     A directory with a `=` in its name, as in sweeps, is recognized if it exists or has a slash before the `=`.
     """
-    settings = {field.name for field in fields(CompareSettings)}
     before = ""
     for word in arguments:
         key, equals, _ = word.partition("=")
-        is_directory = not equals or "/" in key or (key not in settings and Path(word).is_dir())
+        is_directory = not equals or "/" in key or Path(word).is_dir()
         is_directory = is_directory and not word.startswith("-") and before not in TAKES_A_VALUE
         yield f"runs={word}" if is_directory else word
         before = word
-
-
-def _picture(to: str | None, runs: list[Run]) -> Path:
-    """Where the picture is written: beside the runs by default. Raises UserError if it cannot be."""
-    picture = common_parent(runs) / "compare.png" if to is None else Path(to).expanduser().absolute()
-    if picture.is_dir() or not os.access(picture.parent, os.W_OK):
-        raise UserError(f"{picture} cannot be written: name the picture with to=")
-    return picture
 
 
 def _read(directory: Path) -> Run:
@@ -119,7 +106,7 @@ def _column(metric: str | None, runs: list[Run], different: str) -> str:
         has_bits = all(run.has(BITS_PER_BYTE) for run in runs if run.has(LOSS)) and any(run.has(LOSS) for run in runs)
         return BITS_PER_BYTE if different and has_bits else LOSS
     columns = dict.fromkeys([*COLUMNS, *(name for run in runs for name in run.metrics)])
-    by_name = {name.replace("/", "_"): name for name in columns if name not in NO_METRICS}
+    by_name = {name.replace("/", "_"): name for name in columns if name not in ("step", *OVER)}
     wanted = metric.replace("/", "_")
     if wanted not in by_name:
         raise UserError(f"metric={metric} is none of {', '.join(by_name)}{nearest(wanted, by_name)}")
@@ -139,8 +126,8 @@ def _cut_short(lines: list[Line]) -> Iterator[str]:
     """A note for each line whose runs have different steps, for instance because one was interrupted."""
     for line in lines:
         if not line.has_all:
-            ends = sorted(int(its.steps[-1]) for its in line.series)
+            ends = sorted(int(its.steps[-1]) for its in line.members)
             yield (
-                f"{line.label}: its {seeds(line.runs)} end at steps {ends[0]:,} to {ends[-1]:,}; "
+                f"{line.label}: its {len(ends)} runs end at steps {ends[0]:,} to {ends[-1]:,}; "
                 f"the mean is over the {len(line.steps):,} steps that all have, thin lines show each"
             )

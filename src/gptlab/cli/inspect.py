@@ -6,6 +6,7 @@ import re
 import shlex
 import shutil
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from omegaconf import DictConfig
@@ -18,11 +19,9 @@ from gptlab.cli.report import counted, shortened
 from gptlab.errors import UserError
 from gptlab.files import absolute, made_whole
 from gptlab.inspection.analyze import MAX_TOKENS, Inspection, analyze
-from gptlab.inspection.files import PAGE, foreign, write_inspection
+from gptlab.inspection.page import PAGE, foreign, write_inspection
 from gptlab.signals import END_OF_PROCESS, leave, signal_handler
 from gptlab.training.devices import device_type
-
-LONGEST_NAME = 40
 
 
 @dataclass(frozen=True)
@@ -37,38 +36,29 @@ class InspectionSettings:
     accelerator: str
 
     def __post_init__(self) -> None:
-        if not self.prompt:
-            raise ValueError("prompt= is empty: there must be at least one token to look at (prompt=<text>)")
         if self.top_k < 1:
             raise ValueError(f"top_k={self.top_k} must be at least 1")
-        if self.to == "":
-            raise ValueError("to= is empty: it names the directory that is made")
-
-
-def main(arguments: list[str]) -> int:
-    """The exit status of one inspection command."""
-    return run_command(run_inspect, config_name="inspect", arguments=arguments)
 
 
 def run_inspect(cfg: DictConfig) -> int:
     """Run the model over the prompt, write the directory, and print where it is."""
     settings = build.settings_of(InspectionSettings, build.resolve(cfg))
     device = device_type(settings.accelerator, key="accelerator")
-    if settings.to is not None:
-        _check_place(settings.to)
     loaded = load_or_newest(settings.checkpoint, trust=settings.trust)
     ids = _encode(loaded, settings.prompt)
-    to = settings.to if settings.to is not None else str(_place(loaded, settings.prompt))
-    directory = _check_place(to)
+    to = settings.to if settings.to is not None else _place(loaded, settings.prompt)
+    directory = absolute(to)
+    if directory.is_dir() and (others := foreign(directory)):
+        raise UserError(f"to={to} holds other things ({others[0]}): name a new directory")
 
     print(f"inspecting {settings.checkpoint or shortened(loaded.path)}, {counted(len(ids), 'token')}", flush=True)
     model = loaded.model.to(device)
     inspection = analyze(model, ids, top_k=settings.top_k)
     if inspection.no_attention:
         print(f"  without attention: {inspection.no_attention}")
-    with signal_handler(*END_OF_PROCESS, handler=leave), made_whole(directory, to, clear=shutil.rmtree) as partial:
+    with signal_handler(*END_OF_PROCESS, handler=leave), made_whole(directory, to, clear=shutil.rmtree) as new:
         write_inspection(
-            partial,
+            new,
             inspection,
             loaded.needed_tokenizer(),
             token_vectors=model.token_vectors,
@@ -96,35 +86,17 @@ def _encode(loaded: Loaded, prompt: str) -> list[int]:
     return ids
 
 
-def _check_place(to: str) -> Path:
-    """The directory to make, or to replace. Raises UserError if something else is there."""
-    directory = absolute(to)
-    if directory.is_symlink() or directory.is_file():
-        raise UserError(f"to={to} is there already and is not a directory: name a new one")
-    others = foreign(directory) if directory.is_dir() else []
-    if others:
-        raise UserError(f"to={to} holds other things ({others[0]}): name a new directory")
-    return directory
+def _place(loaded: Loaded, prompt: str) -> str:
+    """`inspect/<prompt>` in a run's directory; otherwise `inspect/<model>-<prompt>` here.
 
-
-def _place(loaded: Loaded, prompt: str) -> Path:
-    """`inspect/<prompt>` in a run's directory; otherwise `inspect/<model>/<prompt>` here."""
-    if loaded.path.parent.name == "checkpoints":
-        return loaded.path.parents[1] / "inspect" / _file_name(prompt)
-    model = loaded.path.name if Path(loaded.name).expanduser().exists() else loaded.name
-    return Path("inspect", _file_name(model), _file_name(prompt))
-
-
-def _file_name(text: str) -> str:
-    """A file name for any text; it ends in a checksum if it is not the text itself.
-
-    >>> _file_name("The fog"), _file_name("The fog?")
-    ('The-fog', 'The-fog-6c8719')
+    The name ends in a checksum if letters, digits and spaces are not the whole text.
     """
-    name = re.sub(r"[^A-Za-z0-9]+", "-", text).strip("-")[:LONGEST_NAME].strip("-")
-    if name.replace("-", " ") == text:
-        return name
-    return "-".join(filter(None, [name, hashlib.sha256(text.encode("utf-8", "replace")).hexdigest()[:6]]))
+    is_run = loaded.path.parent.name == "checkpoints"
+    text = prompt if is_run else f"{loaded.name} {prompt}"
+    name = re.sub(r"[^A-Za-z0-9]+", "-", text)[:40].strip("-")
+    if name.replace("-", " ") != text:
+        name = f"{name}-{hashlib.sha256(text.encode('utf-8', 'replace')).hexdigest()[:6]}".strip("-")
+    return str(Path(loaded.path.parents[1] if is_run else "", "inspect", name))
 
 
 def _facts(loaded: Loaded, inspection: Inspection) -> dict[str, str]:
@@ -138,7 +110,6 @@ def _facts(loaded: Loaded, inspection: Inspection) -> dict[str, str]:
         "trained": f"{steps:,} steps" if steps is not None else "",
         "text": counted(len(inspection.ids), "token"),
         "loss": _loss(inspection),
-        "attention": f"not shown: {inspection.no_attention}" if inspection.no_attention else "",
     }
     return {name: value for name, value in facts.items() if value}
 
@@ -148,3 +119,6 @@ def _loss(inspection: Inspection) -> str:
         return ""  # a single token has none
     mean = float(inspection.losses.mean())
     return f"{mean:.2f} nats per token, perplexity {math.exp(min(mean, 700.0)):,.1f}"
+
+
+main = partial(run_command, run_inspect, config_name="inspect")

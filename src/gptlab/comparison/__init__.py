@@ -1,4 +1,1 @@
-"""Compare runs: `runs` finds, groups and labels them, `curves` averages over seeds, draws and prints.
-
-It knows run directories, and neither models nor Hydra.
-"""
+"""Compare runs by their files: `runs` finds, groups and labels them, `curves` averages over seeds, draws and prints."""

@@ -1,4 +1,4 @@
 """Look inside a model: `analyze` measures, `tokens` makes token texts readable, `drawing` draws attention maps.
 
-`page` writes one HTML file, `files` a directory with that page and what TensorBoard reads.
+`page` writes a directory with one HTML file and what TensorBoard reads.
 """

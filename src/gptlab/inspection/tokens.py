@@ -1,14 +1,13 @@
 """Token texts for people: every space, line break and partial character is visible."""
 
-import unicodedata
 from collections.abc import Iterable
+from contextlib import suppress
 
 from gptlab.tokenizer import Tokenizer
 from gptlab.tokenizer.byte_level import unspell
 
 REPLACEMENT = "\ufffd"  # decoding writes it for bytes that are not a character
 SHOWN_AS = {" ": "·", "\n": "↵", "\t": "⇥"}
-BASE = "◌"  # carries a combining accent whose letter is in another token
 
 
 def token_texts(tokenizer: Tokenizer, ids: Iterable[int]) -> dict[int, str]:
@@ -30,8 +29,7 @@ def visible(text: str) -> str:
     >>> visible(" a\n\x00")
     '·a↵\\x00'
     """
-    shown = "".join(SHOWN_AS.get(c, c if c.isprintable() else c.encode("unicode_escape").decode()) for c in text)
-    return BASE + shown if shown and unicodedata.combining(shown[0]) else shown
+    return "".join(SHOWN_AS.get(c, c if c.isprintable() else c.encode("unicode_escape").decode()) for c in text)
 
 
 def _escaped_bytes(tokenizer: Tokenizer, ids: list[int]) -> dict[int, str]:
@@ -40,8 +38,6 @@ def _escaped_bytes(tokenizer: Tokenizer, ids: list[int]) -> dict[int, str]:
     found = {}
     for id_ in ids:
         spelt = backend.id_to_token(id_) if backend is not None else None
-        try:
+        with suppress(KeyError):  # this tokenizer does not spell bytes
             found[id_] = unspell(spelt or "").decode("utf-8", "backslashreplace")
-        except KeyError:  # this tokenizer does not spell bytes
-            continue
     return {id_: text for id_, text in found.items() if text}
