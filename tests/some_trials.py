@@ -5,14 +5,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from hypothesis import strategies as st
-
 from gptlab.sweep.definition import Definition
 from gptlab.sweep.space import Parameter
 from gptlab.sweep.trial import TrialRecord
 
 LR = Parameter("optimizer.lr", "log_uniform", (1e-5, 1e-1))
-DROPOUT = Parameter("model.dropout", "uniform", (0.0, 1.0))
 WIDTH = Parameter("model.d_model", "choice", (64, 128, 256))
 ATTENTION = Parameter("model/attention", "choice", ("fused", "plain"))
 MIXED = Parameter("a.key", "choice", ("null", "true", 1.5, "[0.9, 0.95]", "$x^2$ <b>", "a_long_name_" * 5))
@@ -61,23 +58,3 @@ def some_trials(
         has_value = status in ("finished", "pruned")
         trials.append(trial(number, values, status=status, metric=metric(values) if has_value else None))
     return trials
-
-
-texts = st.text() | st.sampled_from(
-    ["</script>", "<b>&amp;", '"onload="x', "'", "{{table}}", "a\r\nb", "a,b;c", "\x00"]
-)
-numbers = st.floats() | st.integers(-(2**70), 2**70)
-ANY_SPACE = [Parameter("a", "choice", ("x", 1)), Parameter("b/c", "log_uniform", (0.1, 1.0))]
-records = st.lists(
-    st.builds(
-        trial,
-        number=st.integers(0, 10**6),
-        values=st.fixed_dictionaries({"a": texts | numbers, "b/c": numbers}),
-        status=st.sampled_from(["finished", "pruned", "failed", "interrupted", "running"]),
-        reason=st.none() | texts,
-        metric=st.none() | st.floats(),
-    ),
-    max_size=8,
-    unique_by=lambda record: record.number,
-)
-"""Anything that a sweep may come to, over ANY_SPACE."""

@@ -2,7 +2,6 @@
 
 import re
 import shutil
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -11,29 +10,15 @@ import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 import gptlab as package
-from conftest import POEM, TINY, Result
-from gptlab.cli import main
+from conftest import Result
 
 Command = Callable[..., Result]
 
 
-@pytest.fixture(scope="module")
-def a_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """outputs/ with one run in it, trained once for all tests."""
-    place = tmp_path_factory.mktemp("trained")
-    (place / "poem.txt").write_text(POEM * 40, encoding="utf-8")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.chdir(place)
-        patch.setenv("XDG_CACHE_HOME", str(place / "cache"))
-        arguments = ["train", *TINY, "run_dir=outputs/default/run", "callbacks.samples=null"]
-        patch.setattr(sys, "argv", ["gptlab", *arguments])
-        assert main(arguments) == 0
-    return place / "outputs"
-
-
 @pytest.fixture
-def trained(gptlab: Command, a_run: Path, workplace: Path) -> Command:
-    shutil.copytree(a_run, workplace / "outputs")
+def trained(gptlab: Command, tiny_run: Path, workplace: Path) -> Command:
+    """In a directory with one run."""
+    shutil.copytree(tiny_run, workplace / "outputs/default/run")
     return gptlab
 
 
@@ -75,16 +60,13 @@ def test_tensorboard_gets_the_maps_and_the_embeddings(trained: Command) -> None:
 
 
 def test_again_replaces_and_another_prompt_has_its_own(trained: Command) -> None:
-    inspect = Path("outputs/default/run/inspect")
-    assert trained("inspect", "prompt=The fog").status == 0
-    assert trained("inspect", "prompt=The fog").status == 0
-    assert len(list((inspect / "The-fog").glob("events.*"))) == 1
-    for prompt in ("The\nfog", "e"):
+    for prompt in ("The fog", "The fog", "The\nfog"):
         assert trained("inspect", f"prompt={prompt}").status == 0
+    inspect = Path("outputs/default/run/inspect")
     names = sorted(path.name for path in inspect.iterdir())
-    assert len(names) == 3
+    assert len(names) == 2
     assert names[0] == "The-fog"
-    assert names[-1] == "e"
+    assert len(list((inspect / "The-fog").glob("events.*"))) == 1
 
 
 def test_what_is_not_ours_is_never_touched(trained: Command) -> None:
@@ -95,17 +77,6 @@ def test_what_is_not_ours_is_never_touched(trained: Command) -> None:
     assert result.status == 2
     assert "error: to=out holds other things (notes.txt): name a new directory\n" in result.err
     assert {path: path.stat().st_mtime_ns for path in Path("out").rglob("*")} == before
-
-
-def test_weights_that_are_nan_are_refused(trained: Command) -> None:
-    path = Path("outputs/default/run/checkpoints/best.ckpt")
-    checkpoint = torch.load(path, weights_only=True)
-    checkpoint["state_dict"]["model.trunk.blocks.0.attention.qkv.bias"][0] = torch.nan
-    torch.save(checkpoint, "broken.ckpt")
-    result = trained("inspect", "checkpoint=broken.ckpt", "prompt=The fog")
-    assert result.status == 2
-    assert result.err.endswith("the weight trunk.blocks.0.attention.qkv.bias holds nan or infinity\n")
-    assert not Path("inspect").exists()
 
 
 def test_what_is_no_run_s_has_its_place_here(trained: Command) -> None:

@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from gptlab.inspection.analyze import Inspection, analyze
-from gptlab.inspection.drawing import attention_grid, label, pixels
+from gptlab.inspection.drawing import attention_grid, pixels
 from gptlab.inspection.page import page
 from gptlab.model.init import textbook
 from tiny_gpt import tiny_gpt
@@ -91,13 +91,13 @@ def test_what_a_model_lacks_is_hidden() -> None:
     assert "attention" not in reader.data
 
 
-@pytest.mark.parametrize("sizes", [(1, 1, 1), (2, 5, 9), (20, 16, 3)])
+@pytest.mark.parametrize("sizes", [(1, 1, 1), (20, 16, 3)])
 def test_maps_of_every_size_are_drawn_without_a_warning(sizes: tuple[int, int, int]) -> None:
     n_layers, n_heads, n_tokens = sizes
     weights = torch.ones(n_layers, n_heads, n_tokens, n_tokens).tril()
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        height, width, colours = pixels(attention_grid(weights.numpy(), "$" * 300, causal=True)).shape
+        height, width, colours = pixels(attention_grid(weights.numpy(), "$\U000e0001" * 150, causal=True)).shape
     assert colours == 3
     assert 400 < width < 2500
     assert 100 < height < 2500
@@ -112,8 +112,3 @@ def test_a_map_is_where_its_layer_and_head_say() -> None:
         assert shown[step : step + 4, 2 * step].tolist() == [1.0] * 4
         assert shown[0:4, 0].tolist() == [1.0, 0.0, 0.0, 0.0]
         assert (shown[0, 1] == 0) is not causal, "the future of causal models is blank"
-
-
-def test_characters_that_no_font_has_are_escaped() -> None:
-    assert label("\U000e0001") == "\\U000e0001"
-    assert label("a" * 50, 10) == "a" * 9 + "…"

@@ -17,25 +17,11 @@ def shown(text: str) -> list[str]:
     return [texts[id_] for id_ in ids]
 
 
-def test_spaces_and_line_breaks_can_be_seen() -> None:
+def test_spaces_line_breaks_and_half_characters_can_be_seen() -> None:
     assert visible("a b\n\tc") == "a·b↵⇥c"
-
-
-def test_half_characters_are_bytes() -> None:
     assert shown("é") == ["\\xc3", "\\xa9"]
-
-
-def test_what_decodes_to_nothing_is_its_id() -> None:
-    class Silent(CharTokenizer):
-        def decode(self, ids: object) -> str:
-            return ""
-
-    assert token_texts(Silent(characters="ab"), [1]) == {1: "<1>"}
-
-
-def test_a_replacement_character_that_was_typed_stays() -> None:
     characters = CharTokenizer.train(["a\ufffd"])
-    assert token_texts(characters, [0, 1]) == {0: "a", 1: "\ufffd"}
+    assert token_texts(characters, [0, 1]) == {0: "a", 1: "\ufffd"}, "a replacement character that was typed"
 
 
 @settings(max_examples=60, deadline=None)

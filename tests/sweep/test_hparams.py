@@ -4,7 +4,6 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import pytest
 from google.protobuf import json_format
 from tensorboard.backend.event_processing.data_provider import MultiplexerDataProvider
 from tensorboard.backend.event_processing.plugin_event_multiplexer import EventMultiplexer
@@ -58,19 +57,22 @@ class Tab:
             yield group["name"], group["hparams"], metrics, group["sessions"][0].get("status", "STATUS_UNKNOWN")
 
 
-@pytest.fixture
-def sweep(tmp_path: Path) -> Path:
-    settings = {"optimizer.lr": 0.01, "model.d_model": 64, "model/attention": "plain", "seed": 1, "grad_clip": None}
-    write_run(tmp_path / "0", settings, [3.5, 3.25], "finished")
-    write_run(tmp_path / "1", {**settings, "optimizer.lr": 0.02, "check_device": True}, [], "failed")
-    return tmp_path
+SETTINGS = {"data": "poem.txt", "tokenizer": "char", "optimizer.lr": 0.01, "model.d_model": 64, "seed": 1}
 
 
-def test_the_columns_are_data_tokenizer_and_what_was_swept(sweep: Path) -> None:
-    write_hparams(sweep, definition([LR, WIDTH, ATTENTION], metric="best_val_loss"))
-    columns = Tab(sweep).columns()
-    kinds = {column["name"]: column["type"] for column in columns["hparamInfos"]}
-    assert kinds == {
+def test_the_tab_over_a_sweep_and_other_runs_has_data_tokenizer_bits_per_byte_and_what_was_swept(
+    tmp_path: Path,
+) -> None:
+    write_run(tmp_path / "mine", {**SETTINGS, "tokenizer": "bpe 512"}, [4.5], "finished")
+    sweep = tmp_path / "sweep"
+    sweep.mkdir()
+    write_run(sweep / "0", SETTINGS, [3.5, 3.25], "finished")
+    write_run(sweep / "1", {**SETTINGS, "optimizer.lr": 0.02, "check_device": True}, [], "failed")
+    for _ in range(2):  # a resumed sweep
+        write_hparams(sweep, definition([LR, WIDTH, ATTENTION], metric="best_val_loss"))
+    assert len([path for path in sweep.iterdir() if path.is_file()]) == 1
+    columns = Tab(tmp_path).columns()
+    assert {column["name"]: column["type"] for column in columns["hparamInfos"]} == {
         "data": "DATA_TYPE_STRING",
         "tokenizer": "DATA_TYPE_STRING",
         "optimizer.lr": "DATA_TYPE_FLOAT64",
@@ -79,18 +81,12 @@ def test_the_columns_are_data_tokenizer_and_what_was_swept(sweep: Path) -> None:
     }
     metrics = [metric["name"]["tag"] for metric in columns["metricInfos"]]
     assert metrics == ["val/loss", "val/bits_per_byte", "val/perplexity"]
-
-
-def test_the_rows_are_the_runs_with_their_last_values(sweep: Path) -> None:
-    write_hparams(sweep, definition([LR, ATTENTION], metric="val_loss"))
-    (first, settings, metrics, status), (second, others, nothing, end) = Tab(sweep).rows()
-    assert (first, metrics, status) == ("0", {"val/loss": 3.25}, "STATUS_SUCCESS")
-    assert settings["model/attention"] == "plain"
-    assert (second, nothing, end) == ("1", {}, "STATUS_FAILURE")
-    assert others["optimizer.lr"] == 0.02
-
-
-def test_a_resumed_sweep_has_one_such_file(sweep: Path) -> None:
-    for _ in range(2):
-        write_hparams(sweep, definition([LR], metric="val_loss"))
-    assert len([path for path in sweep.iterdir() if path.is_file()]) == 1
+    rows = {name: rest for name, *rest in Tab(tmp_path).rows()}
+    assert [(name, rest[0]["tokenizer"]) for name, rest in rows.items()] == [
+        ("mine", "bpe 512"),
+        ("sweep/0", "char"),
+        ("sweep/1", "char"),
+    ]
+    assert rows["sweep/0"][1:] == [{"val/loss": 3.25}, "STATUS_SUCCESS"]
+    assert rows["sweep/1"][1:] == [{}, "STATUS_FAILURE"]
+    assert rows["sweep/1"][0]["optimizer.lr"] == 0.02

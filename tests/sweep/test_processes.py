@@ -50,46 +50,27 @@ def test_the_end_of_each_process_is_that_trial_s_and_no_other_s(tmp_path: Path) 
         "print('failed: MemoryError: too much\\nand more'); sys.exit(1)",
         f"{finishes(status='failed', failure='the loss is nan in step 4')}; sys.exit(1)",
         "os.kill(os.getpid(), 9)",
-        "import signal; os.kill(os.getpid(), signal.SIGSEGV)",
         "sys.exit(0)",
-        "sys.exit(7)",
         workers=2,
     )
-    assert [ends[number].status for number in range(9)] == ["finished", "pruned", *["failed"] * 7]
-    assert [ends[number].reason for number in range(2, 9)] == [
+    assert [ends[number].status for number in range(7)] == ["finished", "pruned", *["failed"] * 5]
+    assert [ends[number].reason for number in range(2, 7)] == [
         "d_model=3 is odd",
         "MemoryError: too much",
         "the loss is nan in step 4",
         "its process was ended by SIGKILL (the system does this when memory runs out)",
-        "its process was ended by SIGSEGV",
         "its process ended without a result",
-        "its process ended with status 7",
     ]
-
-
-def test_what_a_process_said_is_kept_where_it_failed(tmp_path: Path) -> None:
-    ended(tmp_path, f"print('fine'); {finishes()}", "print('Traceback', file=sys.stderr); sys.exit(1)")
     assert not (tmp_path / "0" / "output.log").exists()
-    assert (tmp_path / "1" / "output.log").read_text() == "Traceback\n"
+    assert (tmp_path / "2" / "output.log").read_text() == "error: d_model=3 is odd\n", "kept where it failed"
 
 
-def test_as_many_run_at_once_as_there_are_workers_and_a_worker_is_free_again_when_its_trial_ends(
-    tmp_path: Path,
-) -> None:
+def test_each_worker_runs_one_trial_at_a_time(tmp_path: Path) -> None:
     log = tmp_path / "log"
     say = f"open({str(log)!r}, 'a').write"
-    program = (
-        f"import time; {say}(os.environ['WORKER'] + ' '); time.sleep(0.2); {say}('-' + os.environ['WORKER'] + ' ')"
-    )
-    taken = []
-
-    def watched() -> Iterator[Trial]:
-        for job in jobs(tmp_path, *[program] * 5):
-            taken.append(time.monotonic())
-            yield job
-
-    ends = list(run_trials(watched(), [{"WORKER": "a"}, {"WORKER": "b"}]))
-    assert len(ends) == 5
+    program = f"import time; w = os.environ['WORKER']; {say}(w + ' '); time.sleep(0.1); {say}('-' + w + ' ')"
+    ends = list(run_trials(jobs(tmp_path, *[program] * 4), [{"WORKER": "a"}, {"WORKER": "b"}]))
+    assert len(ends) == 4
     busy: set[str] = set()
     for word in log.read_text().split():
         if word.startswith("-"):
@@ -97,35 +78,15 @@ def test_as_many_run_at_once_as_there_are_workers_and_a_worker_is_free_again_whe
         else:
             assert word not in busy
             busy.add(word)
-    assert taken[2] - taken[0] > 0.2  # it was not taken before there was room for it
 
 
 def test_a_trial_knows_which_one_it_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    list(
-        run_trials(
-            iter([Trial(7, (f"open('name', 'w').write(os.environ['{TRIAL}'])",), tmp_path / "a: b" / "7")]), [{}]
-        )
-    )
-    monkeypatch.setenv(TRIAL, (tmp_path / "a: b" / "7" / "name").read_text())
+    trial = Trial(7, (f"open('name', 'w').write(os.environ['{TRIAL}'])",), tmp_path / "a: b" / "7")
+    assert len(list(run_trials(iter([trial]), [{}]))) == 1
+    monkeypatch.setenv(TRIAL, (trial.run_dir / "name").read_text())
     assert this_trial() == (tmp_path / "a: b", 7)
     monkeypatch.delenv(TRIAL)
     assert this_trial() is None
-
-
-def test_what_another_run_has_left_is_not_taken_for_a_trial_s_end(tmp_path: Path) -> None:
-    (tmp_path / "0").mkdir()
-    (tmp_path / "0" / "summary.json").write_text('{"status": "finished"}')
-    assert ended(tmp_path, "print('failed: ran'); sys.exit(1)")[0] == TrialResult("failed", "ran")
-
-
-@POSIX
-def test_a_terminal_that_is_closed_under_nohup_stops_nothing(tmp_path: Path) -> None:
-    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
-    try:
-        threading.Timer(0.2, os.kill, (os.getpid(), signal.SIGHUP)).start()
-        assert ended(tmp_path, f"import time; time.sleep(0.5); {finishes()}")[0] == TrialResult("finished")
-    finally:
-        signal.signal(signal.SIGHUP, before)
 
 
 @POSIX
@@ -161,15 +122,5 @@ def test_what_a_trial_has_started_ends_with_it(tmp_path: Path) -> None:
     pid = int((tmp_path / "0" / "pid").read_text())
     deadline = time.monotonic() + 10
     while subprocess.run(["ps", "-o", "stat=", "-p", str(pid)], capture_output=True, text=True).stdout.strip("Z \n+"):
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
-
-
-def test_trials_save_and_end_if_the_sweep_fails(tmp_path: Path) -> None:
-    results = run_trials(jobs(tmp_path, finishes(), "sys.stdin.read(); open('saved', 'w').close()"), [{}] * 2)
-    next(results)
-    results.close()
-    deadline = time.monotonic() + 20
-    while not (tmp_path / "1" / "saved").exists():
         assert time.monotonic() < deadline
         time.sleep(0.05)

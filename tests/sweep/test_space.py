@@ -1,9 +1,7 @@
 """Search spaces, from the configuration and from the command line."""
 
-import math
 from typing import Any
 
-import optuna
 import pytest
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hypothesis import example, given
@@ -11,24 +9,7 @@ from hypothesis import strategies as st
 
 from gptlab.cli.search_space import search_space
 from gptlab.errors import UserError
-from gptlab.sweep.space import Parameter, parameter
-
-NUMBERS = st.floats(1e-12, 1e12) | st.integers(1, 10**9)
-
-
-@given(st.sampled_from(["uniform", "log_uniform"]), NUMBERS, NUMBERS)
-def test_a_range_is_read_as_it_is_written_down(kind: str, one: float, other: float) -> None:
-    entry = parameter("optimizer.lr", {kind: sorted((float(one), float(other)))})
-    assert parameter("optimizer.lr", {kind: list(entry.values)}) == entry
-    assert entry.is_log == (kind == "log_uniform")
-    value = entry.suggest(optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=1)).ask())
-    assert entry.values[0] <= value <= entry.values[1]
-
-
-@given(st.floats(allow_nan=False, allow_infinity=False) | st.integers(-(10**12), 10**12))
-def test_a_number_reaches_hydra_as_the_same_number(number: float) -> None:
-    (override,) = OverridesParser.create().parse_overrides([Parameter("a.b", "uniform", (-1.0, 1.0)).override(number)])
-    assert override.value() == number
+from gptlab.sweep.space import parameter
 
 
 @given(
@@ -52,12 +33,10 @@ def test_values_of_a_file_reach_hydra_as_the_same_values(values: list[Any]) -> N
     {
         "a=1,2,3": {"choice": [1, 2, 3]},
         "a=1e-3,plain,True": {"choice": [0.001, "plain", "true"]},
-        "a=choice(x,y)": {"choice": ["x", "y"]},
         "a=range(1,4)": {"choice": [1, 2, 3]},
         "a=[0.9,0.95],[0.9,0.99]": {"choice": ["[0.9,0.95]", "[0.9,0.99]"]},
         "a=interval(0.1,1)": {"uniform": [0.1, 1.0]},
         "a=tag(log,interval(1e-4,1e-2))": {"log_uniform": [1e-4, 1e-2]},
-        "a=int(interval(1,8))": {"int": [1, 8]},
         "a=tag(log,int(interval(1,8)))": {"log_int": [1, 8]},
     }.items(),
 )
@@ -67,17 +46,11 @@ def test_hydra_s_grammar_says_the_same(override: str, definition: dict[str, Any]
     assert fixed == ["b=1"]
 
 
-def test_a_value_on_the_command_line_is_the_value() -> None:
-    fixed, space = search_space({"a": {"choice": [1, 2]}, "b": {"int": [1, 2]}}, ["a=3"], sampler="tpe")
-    assert fixed == ["a=3"]
+@pytest.mark.parametrize("override", ["a=3", "++a=3", "~a", "a@x=3"])
+def test_a_key_with_a_value_on_the_command_line_is_not_searched(override: str) -> None:
+    fixed, space = search_space({"a": {"choice": [1, 2]}, "b": {"int": [1, 2]}}, [override], sampler="tpe")
+    assert fixed == [override]
     assert [entry.key for entry in space] == ["b"]
-
-
-@pytest.mark.parametrize("override", ["++a=3", "+a=3", "~a", "a@x=3"])
-def test_also_where_it_is_forced_taken_away_or_put_elsewhere(override: str) -> None:
-    fixed, space = search_space({"a": {"choice": [1, 2]}}, [override], sampler="tpe")
-    assert (fixed, space) == ([override], [])
-    assert [entry.key for entry in search_space({"a": {"choice": [1]}}, ["++a=1,2"], sampler="tpe")[1]] == ["++a"]
 
 
 @pytest.mark.parametrize(
@@ -86,19 +59,13 @@ def test_also_where_it_is_forced_taken_away_or_put_elsewhere(override: str) -> N
         ({"log_unifrom": [1, 2]}, "did you mean log_uniform?"),
         ({"uniform": [2, 1]}, "the bounds are reversed, 2 is more than 1"),
         ({"log_uniform": [0, 1]}, "starts above zero, not at 0"),
-        ({"log_int": [-1, 1]}, "starts above zero, not at -1"),
         ({"int": [1.5, 2]}, "needs whole numbers, not 1.5"),
         ({"int": [1, 10, 4]}, "steps of 4 do not lead from 1 to 10"),
-        ({"int": [1, 8, 0]}, "steps of 0 do not lead"),
         ({"uniform": [1]}, "needs [low, high], not [1]"),
         ({"uniform": ["a", 1]}, "needs numbers, not 'a'"),
-        ({"uniform": [math.nan, 1]}, "needs numbers, not nan"),
-        ({"uniform": [True, 2]}, "needs numbers, not True"),
         ({"choice": []}, "needs a list of values"),
         ({"choice": [1, 2, 1]}, "has 1 twice"),
-        ({"choice": "ab"}, "needs a list of values, not 'ab'"),
         ({"choice": [1], "grid": [2]}, "must be one of"),
-        ([1, 2], "must be one of"),
     ],
 )
 def test_what_is_no_search_space_is_said_in_one_sentence(node: Any, what: str) -> None:

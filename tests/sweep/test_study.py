@@ -3,38 +3,22 @@
 import dataclasses
 import json
 import math
-import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
-from gptlab.sweep.definition import PRUNERS, SAMPLERS, Definition
+from gptlab.sweep.definition import PRUNERS, Definition
 from gptlab.sweep.study import JOURNAL, Study, report_metric
 from gptlab.sweep.trial import Trial, TrialResult
+from some_trials import LR, WIDTH, definition
 
-DEFINITION = Definition(
-    arguments=["tokenizer=char"],
-    space={"optimizer.lr": {"log_uniform": [1e-5, 1.0]}, "model.d_model": {"choice": [64, 128]}},
-    sampler="tpe",
-    pruner=None,
-    n_trials=30,
-    n_jobs=1,
-    max_failed=0.5,
-    seed=1,
-    metric="val_loss",
-    direction="minimize",
-    validate_every=10,
-    max_steps=100,
-    command=["sweep=x"],
-)
+DEFINITION = definition([LR, WIDTH], sampler="tpe", n_trials=30)
 GRID = dataclasses.replace(
     DEFINITION, sampler="grid", space={"seed": {"grid": [3, 1, 2]}, "model/attention": {"grid": ["plain", "fused"]}}
 )
-SEARCHERS = [sampler for sampler in SAMPLERS if sampler != "grid"]
+SEARCHERS = ["tpe", "random", *(pytest.param(sampler, marks=pytest.mark.slow) for sampler in ("cmaes", "gp"))]
 
 
 def changed(**values: Any) -> Definition:
@@ -73,18 +57,17 @@ def searched(place: Path, definition: Definition, n: int, *, forgets: bool = Fal
 def test_the_same_seed_proposes_the_same_trials_also_when_the_sweep_is_stopped_between_them(
     sampler: str, tmp_path: Path
 ) -> None:
-    first = searched(tmp_path / "first", changed(sampler=sampler), 14)
-    again = searched(tmp_path / "again", changed(sampler=sampler), 14, forgets=True)
-    other = searched(tmp_path / "other", changed(sampler=sampler, seed=2), 3)
-    assert [trial.number for trial in first] == list(range(14))
+    first = searched(tmp_path / "first", changed(sampler=sampler), 12)
+    again = searched(tmp_path / "again", changed(sampler=sampler), 12, forgets=True)
+    other = searched(tmp_path / "other", changed(sampler=sampler, seed=2), 2)
+    assert [trial.number for trial in first] == list(range(12))
     assert [trial.arguments for trial in first] == [trial.arguments for trial in again]
-    assert [trial.arguments for trial in first[:3]] != [trial.arguments for trial in other]
-    assert len({values(trial)["optimizer.lr"] for trial in first}) > 10
+    assert [trial.arguments for trial in first[:2]] != [trial.arguments for trial in other]
+    assert len({values(trial)["optimizer.lr"] for trial in first}) > 9
 
 
-@pytest.mark.parametrize(("sampler", "most"), [("tpe", 5), ("gp", 3)])  # at random it is 8
-def test_a_search_stays_away_from_what_fails(sampler: str, most: int, tmp_path: Path) -> None:
-    study = Study(tmp_path, changed(sampler=sampler, space={"optimizer.lr": {"log_uniform": [1e-4, 10.0]}}))
+def test_a_search_stays_away_from_what_fails(tmp_path: Path) -> None:
+    study = Study(tmp_path, changed(space={"optimizer.lr": {"log_uniform": [1e-4, 10.0]}}))
     diverged = []
     for _ in range(25):
         trial = study.propose()
@@ -95,12 +78,7 @@ def test_a_search_stays_away_from_what_fails(sampler: str, most: int, tmp_path: 
             end(study, trial, val_loss=(math.log10(float(values(trial)["optimizer.lr"])) + 2) ** 2)
     assert [record.status for record in study.records()] == ["failed" if bad else "finished" for bad in diverged]
     assert {record.reason for record in study.records() if record.status == "failed"} == {"diverged"}
-    assert sum(diverged[10:]) <= most
-
-
-def test_tpe_comes_near_the_best_of_a_parabola(tmp_path: Path) -> None:
-    best = min(searched(tmp_path / "sweep", DEFINITION, 25), key=loss)
-    assert 1.5e-3 < float(values(best)["optimizer.lr"]) < 6e-3
+    assert sum(diverged[10:]) <= 5, "at random it is 8"
 
 
 def test_a_grid_has_an_end_and_goes_on_where_it_was_killed(tmp_path: Path) -> None:
@@ -132,31 +110,15 @@ def test_a_trial_without_a_number_to_judge_it_by_has_failed(value: float | None,
     assert "val_loss" in (record.reason or "")
 
 
-@pytest.fixture(scope="module")
-def journal(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Of a sweep with five trials that have ended."""
-    place = tmp_path_factory.mktemp("journal") / "sweep"
-    searched(place, DEFINITION, 5)
-    return place / JOURNAL
-
-
-@settings(max_examples=20, deadline=None)
-@given(st.data())
-def test_whatever_a_crash_leaves_of_the_journal_s_last_line_the_trials_before_it_stay(
-    journal: Path, tmp_path_factory: pytest.TempPathFactory, data: st.DataObject
-) -> None:
-    content = journal.read_bytes()
-    cut = data.draw(st.integers(content.index(b"\n") + 1, len(content)))
-    place = tmp_path_factory.mktemp("cut")
-    for run in journal.parent.glob("[0-9]"):
-        shutil.copytree(run, place / run.name)
-    (place / JOURNAL).write_bytes(content[:cut])
-    study = Study(place, DEFINITION)
-    finished = sum(record.status == "finished" for record in study.records())
-    whole = content[:cut].count(b'"state":1')  # as Optuna writes it of a trial that is complete
-    assert finished in (whole, whole - (not content[:cut].endswith(b"\n")))
-    trial = study.propose()
+def test_a_line_of_the_journal_that_a_crash_has_cut_off_is_dropped(tmp_path: Path) -> None:
+    searched(tmp_path / "sweep", DEFINITION, 2)
+    journal = tmp_path / "sweep" / JOURNAL
+    journal.write_bytes(journal.read_bytes()[:-7])
+    study = Study(tmp_path / "sweep", DEFINITION)
+    assert [record.status for record in study.records()] == ["finished", "running"]
+    (trial,) = study.unfinished()
     end(study, trial, val_loss=1.0)
+    assert [record.status for record in Study(tmp_path / "sweep", DEFINITION).records()] == ["finished"] * 2
 
 
 def reported(place: Path, definition: Definition, curves: list[Callable[[int], float]]) -> list[int | None]:
@@ -174,30 +136,20 @@ def reported(place: Path, definition: Definition, curves: list[Callable[[int], f
 @pytest.mark.parametrize("pruner", PRUNERS)
 def test_a_pruner_ends_what_does_badly_and_leaves_what_does_well(pruner: str, tmp_path: Path) -> None:
     good = [lambda step, best=best: best + 1 / step for best in (1.6, 1.5, 1.4, 1.3, 1.2, 1.1)]
-    bad = [lambda step: 9 + 1 / step] * 12
+    bad = [lambda step: 9 + 1 / step] * 6
     steps = reported(tmp_path, changed(pruner=pruner), [*good, *bad, lambda step: 0.5 + 1 / step])
     assert steps[-1] is None
-    assert sum(step is not None for step in steps[6:-1]) >= 6
+    assert sum(step is not None for step in steps[6:-1]) >= 3
     assert [record.status for record in Study(tmp_path, DEFINITION).records()] == [
         "finished" if step is None else "pruned" for step in steps
     ]
-
-
-def test_a_step_that_was_reported_before_an_interruption_may_be_reported_again(
-    tmp_path: Path, recwarn: pytest.WarningsRecorder
-) -> None:
-    study = Study(tmp_path, changed(pruner="median"))
-    trial = study.propose()
-    for _ in range(2):
-        assert not report_metric(tmp_path, trial.number, changed(pruner="median"), 3.0, 10)
-    assert not recwarn.list
 
 
 def test_what_decides_is_most_important(tmp_path: Path) -> None:
     searched(tmp_path / "sweep", changed(sampler="random"), 11)
     study = Study(tmp_path / "sweep", changed(sampler="random"))
     assert study.importances() == {}, "too few trials"
-    for _ in range(19):
+    for _ in range(9):
         trial = study.propose()
         end(study, trial, val_loss=loss(trial))
     shares = study.importances()
@@ -205,27 +157,11 @@ def test_what_decides_is_most_important(tmp_path: Path) -> None:
     assert sum(shares.values()) == pytest.approx(1)
 
 
-def test_trials_that_are_equal_have_no_importances(tmp_path: Path) -> None:
-    study = Study(tmp_path, DEFINITION)
-    for _ in range(13):
-        trial = study.propose()
-        end(study, trial, val_loss=1.0)
-    assert study.importances() == {}
-
-
 @pytest.mark.parametrize(
     ("change", "what"),
     [
-        (
-            {"space": {**DEFINITION.space, "seed": {"int": [1, 5]}}},
-            "seed was 1, and is {'int': [1, 5]} now",
-        ),
-        (
-            {"space": {"optimizer.lr": {"log_uniform": [1e-5, 1.0]}}},
-            "model.d_model was {'choice': [64, 128]}, and is None now",
-        ),
+        ({"space": {**DEFINITION.space, "seed": {"int": [1, 5]}}}, "seed was 1, and is {'int': [1, 5]} now"),
         ({"sampler": "random"}, "sampler was tpe, and is random now"),
-        ({"max_steps": 50}, "max_steps was 100, and is 50 now"),
         ({"arguments": ["tokenizer=bpe"]}, "arguments was ['tokenizer=char'], and is ['tokenizer=bpe'] now"),
     ],
 )
@@ -243,6 +179,9 @@ def test_what_differs_between_two_sweeps_is_named(change: dict[str, Any], what: 
         ({"space": {"seed": {"grid": [1, 2]}}}, "seed is a grid"),
         ({"space": {}}, "has nothing to search"),
         ({"sampler": "tpee"}, "did you mean tpe?"),
+        ({"pruner": "asha"}, "pruner=asha is not one of median, successive_halving, hyperband"),
+        ({"n_trials": 0}, "n_trials=0 must be at least 1"),
+        ({"n_trials": None}, "never ends by itself"),
         ({"pruner": "median", "metric": "seconds"}, "needs a metric of validations"),
     ],
 )

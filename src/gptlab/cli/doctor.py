@@ -8,7 +8,6 @@ import platform
 import shutil
 import sys
 from collections.abc import Iterator
-from dataclasses import dataclass
 from functools import partial
 from importlib.metadata import version
 
@@ -27,18 +26,10 @@ VOCABULARY, CONTEXT, ROWS = 50_257, 256, 6
 """Sizes of the comparison. The vocabulary is GPT-2's, because MPS goes wrong with large logits."""
 
 
-@dataclass(frozen=True)
-class DoctorSettings:
-    """The settings of doctor.yaml."""
-
-    device: str | None
-
-
 def doctor(cfg: DictConfig) -> int:
     """Print a line for each fact, or compare one device with the CPU."""
-    settings = build.settings_of(DoctorSettings, build.resolve(cfg))
-    if settings.device is not None:
-        return _compare(device_type(settings.device, key="device"))
+    if cfg.device is not None:
+        return _compare(device_type(str(cfg.device), key="device"))
     for name, value in _facts():
         print(f"{name:18}{value}", flush=True)
     return 0

@@ -216,7 +216,7 @@ def _limit_height(axes: "Axes", lines: Sequence[Line], column: str) -> None:
         return
     end = max(line.x[-1] for line in lines)
     tails = [line.band[:, (line.x >= 0.1 * end) | (line.x == line.x[-1])] for line in lines]
-    ranges = [(tail.min(), tail.max()) for tail in tails]
+    ranges = [(tail.min(), min(tail.max(), 1e100)) for tail in tails]  # axes end at 1e308
     learning = [its for line, its in zip(lines, ranges, strict=True) if line.mean[-1] <= line.mean[0]] or ranges
     low = min(lowest for lowest, _ in ranges)
     most, high = (max(highest for _, highest in some) for some in (learning, ranges))

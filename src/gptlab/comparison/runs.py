@@ -165,6 +165,7 @@ def _differing(configs: list[dict[str, Any]]) -> list[str]:
     def follows(key: str) -> bool:
         """Whether it is filled in from a setting at the root, or exists only with another choice of its group."""
         is_part = any(key != choice and key.startswith(choice.removesuffix(TARGET)) for choice in choices)
+        is_part = is_part and key != "data.path"  # no choice of the data has a path of its own
         has_one_value = len({*values[key]} - {repr(...)}) == 1
         return (is_part and has_one_value) or ("." in key and values[key] in at_root)
 

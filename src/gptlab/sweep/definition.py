@@ -103,7 +103,7 @@ class Definition:
     def difference(self, other: "Definition") -> str | None:
         """The first difference to another definition, in words; None if they are the same sweep."""
         before, now = ({**asdict(one), "space": None, **one.space} for one in (self, other))
-        for name in dict.fromkeys((*before, *now)):
+        for name in sorted({**before, **now}, key="arguments".__eq__):  # the long one last
             if name not in MAY_CHANGE and before.get(name) != now.get(name):
                 return f"{name} was {before.get(name)}, and is {now.get(name)} now"
         return None

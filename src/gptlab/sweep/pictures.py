@@ -60,6 +60,8 @@ def is_number(value: Any) -> bool:
 
 def history(view: View) -> "Figure":
     """The metric of each trial, and the best so far; trials without a value stand at the worst end."""
+    from matplotlib.ticker import MaxNLocator
+
     figure = new_figure(5.5, 3.4)
     axes = figure.subplots()
     best = [view.best] if view.best is not None else []
@@ -73,8 +75,10 @@ def history(view: View) -> "Figure":
     axes.step(numbers, [*so_far], where="post", color=BEST, linewidth=1.5, label="best so far")
     axes.set_xlabel("trial", fontsize=9, color=INK)
     axes.set_ylabel(label(view.definition.metric, 40), **font(9))
-    axes.set_ylim(view.low, view.high)
+    margin = 0.03 * (view.high - view.low)
+    axes.set_ylim(view.low - margin, view.high + margin)
     axes.ticklabel_format(useOffset=False)
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.tick_params(length=0, labelsize=8.5, labelcolor=INK)
     axes.grid(axis="y", alpha=0.25)
     axes.spines[["top", "right"]].set_visible(False)
@@ -89,7 +93,7 @@ def parallel_coordinates(view: View) -> "Figure":
     from matplotlib.path import Path
 
     shades = LinearSegmentedColormap.from_list("good to bad", ("#0d2a4d", "#2a5c94", "#5f93c9", "#bcd0e8"))
-    figure = new_figure(11.0, 4.4)
+    figure = new_figure(9.0, 3.8)
     axes = figure.subplots()
     columns = [_places(entry, view.records) for entry in view.space]
     for record in [*view.pruned, *view.finished]:
@@ -107,9 +111,9 @@ def parallel_coordinates(view: View) -> "Figure":
         axes.add_patch(PathPatch(curve, facecolor="none", **look))
     marks = [(place, short(view.low + place * (view.high - view.low))) for place in (0.0, 0.25, 0.5, 0.75, 1.0)]
     for column, (entry, (_, ticks)) in enumerate(zip(view.space, columns, strict=True)):
-        _draw_scale(axes, column, entry.key, ticks, room=110 // len(view.space))
-    _draw_scale(axes, len(view.space), view.definition.metric, marks, room=110 // len(view.space))
-    axes.set_xlim(-0.15, len(view.space) + 0.5)
+        _draw_scale(axes, column, entry.key, ticks, room=90 // len(view.space))
+    _draw_scale(axes, len(view.space), view.definition.metric, marks, room=90 // len(view.space))
+    axes.set_xlim(-0.02 * len(view.space), 1.06 * len(view.space))
     axes.set_ylim(-0.06, 1.06)
     axes.set_axis_off()
     return figure
@@ -118,9 +122,10 @@ def parallel_coordinates(view: View) -> "Figure":
 def _draw_scale(axes: "Axes", column: int, name: str, ticks: list[tuple[float, str]], *, room: int) -> None:
     """A vertical axis with its ticks; `room` is a number of characters."""
     axes.plot([column, column], [0, 1], color=INK, linewidth=1.0, zorder=4)
-    box = {"facecolor": "white", "edgecolor": "none", "alpha": 0.8, "pad": 0.8}
+    box = {"facecolor": "white", "edgecolor": "none", "alpha": 0.8, "pad": 3}
+    beside: dict[str, Any] = {"xytext": (4, 0), "textcoords": "offset points", "va": "center", "zorder": 5, "bbox": box}
     for place, text in ticks[:: -(-len(ticks) // 16)]:
-        axes.text(column + 0.03, place, label(text, min(14, room - 2)), va="center", zorder=5, bbox=box, **font(8.5))
+        axes.annotate(label(text, min(14, room - 2)), (column, place), **beside, **font(8.5))
     parts = name.replace("/", "/\n").replace(".", ".\n").split("\n")
     shown = "\n".join(label(part, room) for part in parts)
     axes.text(column, 1.06, shown, ha="center", va="bottom", **font(8.5, fontweight="bold"))

@@ -52,9 +52,10 @@ def _best(sweep_dir: Path, view: View, run_again: str | None) -> str:
     if best is None:
         return '<section class="best"><h2>No trial has finished.</h2></section>'
     place = str(best.run_dir) if sweep_dir.is_absolute() else os.path.relpath(best.run_dir)
-    rows = {key: short(value) for key, value in best.values.items()} | {"run directory": place}
+    rows = {key: short(value) for key, value in best.values.items()}
     others = {"val_loss", "val_perplexity", "val_bits_per_byte"} - {metric}
     rows |= {name: short(value, 5) for name, value in best.summary.items() if name in others and is_number(value)}
+    rows["run directory"] = place
     listed = "".join(f"<dt>{escape(name)}</dt><dd><code>{escape(value)}</code></dd>" for name, value in rows.items())
     commands = {
         "Run it again": run_again or "",
@@ -66,7 +67,7 @@ def _best(sweep_dir: Path, view: View, run_again: str | None) -> str:
     return (
         f'<section class="best"><h2>Best: trial {best.number}</h2>'
         f'<p class="value">{short(best.metric, 5)} <small>{escape(metric)}</small></p>'
-        f'<div class="pair"><dl>{listed}</dl><div>{pasted}</div></div></section>'
+        f"<dl>{listed}</dl>{pasted}</section>"
     )
 
 
