@@ -4,11 +4,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import GPT2Config, GPT2LMHeadModel
 
 
-def make_gpt2(**changes: Any) -> GPT2LMHeadModel:
+def make_gpt2(**changes: Any) -> Any:
     """Random in every tensor, so that a swapped or forgotten one shows."""
+    from transformers import GPT2Config, GPT2LMHeadModel  # seconds, which only those who need it pay
+
     sizes = {"n_embd": 32, "n_layer": 2, "n_head": 4, "n_positions": 24, "vocab_size": 61}
     model = GPT2LMHeadModel(GPT2Config(**{**sizes, "bos_token_id": None, "eos_token_id": None, **changes}))
     generator = torch.Generator().manual_seed(1)
@@ -18,7 +19,7 @@ def make_gpt2(**changes: Any) -> GPT2LMHeadModel:
     return model.eval()
 
 
-def save_gpt2(directory: Path, **changes: Any) -> GPT2LMHeadModel:
+def save_gpt2(directory: Path, **changes: Any) -> Any:
     """The same, saved by transformers."""
     model = make_gpt2(**changes)
     model.save_pretrained(directory)

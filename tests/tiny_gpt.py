@@ -25,6 +25,14 @@ def tiny_gpt(**changes: Any) -> GPT:
     return GPT(**{**sizes, "qkv_bias": True, "tie_head": True, **PARTS, **changes})
 
 
+def decisive_gpt(**changes: Any) -> GPT:
+    """Weights so large that the most likely token is clear; in evaluation mode."""
+    model = tiny_gpt(**{"tie_head": False, **changes}).eval()
+    for parameter in model.parameters():
+        nn.init.normal_(parameter, std=0.5)
+    return model
+
+
 class Bigram(LanguageModel):
     """A model of a user's own, as short as it can be: an embedding and a linear head, without a cache."""
 

@@ -1,14 +1,13 @@
 """Which code a checkpoint may name."""
 
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import torch
 
 import gptlab as package
-from conftest import Result
 from gptlab.checkpoint.export import export
 from gptlab.checkpoint.trust import check_trusted, packages_of
 from gptlab.errors import UserError
@@ -71,26 +70,14 @@ def test_a_model_of_another_package_loads_if_the_package_is_trusted(checkpoint: 
         export(loaded, "out", address="out")
 
 
-def test_a_command_trusts_what_the_user_names(gptlab: Callable[..., Result], checkpoint: Path) -> None:
-    refused = gptlab("export", f"checkpoint={checkpoint}", "to=out")
-    assert (refused.status, refused.err.count("\n")) == (2, 1)
-    assert "add trust=outside" in refused.err
-    trusted = gptlab("export", f"checkpoint={checkpoint}", "to=out", "trust=[outside]")
-    assert "GPT-2's layout has no place for Bigram" in trusted.err
-
-
 @pytest.mark.parametrize(
     ("target", "words"),
     [
         ("os.system", r"add trust=os"),
         ("gptlab.cli.main", "no class or function of gptlab.model"),
         ("gptlab.model.gpt.torch.hub.load", "no class or function of gptlab.model"),
-        ("gptlab.model.gpt.nn.Linear", "no class or function of gptlab.model"),
         ("gptlab.model.nothing", "gptlab.model.nothing"),
-        ("trusted", "no class or function of trusted"),
         ("trusted.system", "no class or function of trusted"),
-        ("trusted.nothing", "trusted.nothing"),
-        (7, "add trust=7"),
     ],
 )
 def test_nothing_else_is_built(workplace: Path, monkeypatch: pytest.MonkeyPatch, target: object, words: str) -> None:
@@ -105,8 +92,3 @@ def test_nothing_else_is_built(workplace: Path, monkeypatch: pytest.MonkeyPatch,
 def test_the_packages_of_a_configuration() -> None:
     config = {"model": {"_target_": "gptlab.model.GPT", "parts": [{"_target_": "mine.parts.Norm"}]}, "seed": 1}
     assert packages_of(config) == ["mine"]
-    check_trusted(
-        {"_target_": "gptlab.model.GPT", "attention": {"_target_": "gptlab.model.attention.plain.PlainAttention"}},
-        [],
-        where="",
-    )

@@ -31,14 +31,6 @@ def test_shuffle_differs_by_seed_and_epoch_and_looks_random() -> None:
             assert (first == second).mean() < 0.01
 
 
-def test_shuffle_takes_no_memory_for_a_trillion_numbers() -> None:
-    n = 10**12
-    places = permute(np.arange(1000), n, seed=0, epoch=0)
-    assert len(set(places.tolist())) == 1000
-    assert places.max() < n
-    assert places.max() > n // 2
-
-
 def test_an_epoch_holds_every_window_once() -> None:
     n = len(WINDOWS)
     starts = torch.cat([batches()[k][0][:, 0] for k in range(3 * n // 8 + 1)])[: 3 * n]
@@ -54,7 +46,7 @@ def test_ranks_share_the_same_global_batches(n_ranks: int) -> None:
             assert torch.equal(torch.cat([share[part] for share in shares]), batches()[k][part])
 
 
-@pytest.mark.parametrize("num_workers", [0, 1, 4])
+@pytest.mark.parametrize("num_workers", [0, 2])
 def test_workers_change_nothing(num_workers: int) -> None:
     loader = Loader(batches(), range(20), num_workers=num_workers)
     loaded = list(loader)

@@ -1,9 +1,7 @@
 import gzip
-import os
 from pathlib import Path
 
 import pytest
-import torch
 from hydra.utils import get_class
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -11,7 +9,6 @@ from hypothesis import strategies as st
 from conftest import POEM, choices, conf_node
 from gptlab.data import text as text_module
 from gptlab.data.base import Piece
-from gptlab.data.python_docs import PythonDocs
 from gptlab.data.text import TextFiles
 from gptlab.errors import UserError
 from gptlab.tokenizer.bpe import BPETokenizer
@@ -45,20 +42,16 @@ def test_a_source_reads_the_same_twice_and_has_a_fingerprint(name: str, tmp_path
     (tmp_path / "a.txt").write_text(POEM)
     settings_ = {**WINDOWS, **({"path": str(tmp_path)} if "path" in node else {})}
     source = get_class(node["_target_"])(**settings_)
-    assert list(source.pieces()) == list(source.pieces())
-    assert list(source.pieces())[-1].ends_document
+    pieces = list(source.pieces())
+    assert pieces == list(source.pieces())
+    assert pieces[-1].ends_document
+    assert name != "python_docs" or 300_000 < sum(len(piece.text) for piece in pieces) < 2_000_000
     assert source.fingerprint() == get_class(node["_target_"])(**settings_).fingerprint()
-
-
-def test_python_docs_are_english_and_code() -> None:
-    text = "".join(piece.text for piece in PythonDocs(**WINDOWS).pieces())
-    assert 300_000 < len(text) < 2_000_000
-    assert "import" in text
 
 
 def test_directory_glob_and_gzip_are_read_in_order(tmp_path: Path) -> None:
     (tmp_path / "b.md").write_text("two")
-    (tmp_path / "a.txt").write_text("one")
+    (tmp_path / "a.txt").write_text("one", encoding="utf-8-sig")  # a byte order mark is no text
     (tmp_path / "deeper").mkdir()
     with gzip.open(tmp_path / "deeper" / "c.txt.gz", "wt", encoding="utf-8") as file:
         file.write("thr\u00e9\u00e9")
@@ -69,23 +62,7 @@ def test_directory_glob_and_gzip_are_read_in_order(tmp_path: Path) -> None:
     assert read(tmp_path / "d.csv") == ["not text"]
 
 
-def test_fingerprint_knows_content_not_names(tmp_path: Path) -> None:
-    for name, content in {"a.txt": "same", "b.txt": "same", "c.txt": "other"}.items():
-        (tmp_path / name).write_text(content)
-    a, b, c = (text_files(tmp_path / name).fingerprint() for name in ("a.txt", "b.txt", "c.txt"))
-    assert a == b != c
-
-
-def test_the_fingerprint_is_that_of_earlier_versions(tmp_path: Path) -> None:
-    """A run of 0.1.0 compares it when it is resumed."""
-    text = "".join(f"The square of {n} is {n * n}. Its cube is {n**3}.\n" for n in range(300))
-    (tmp_path / "squares.txt").write_text(text)
-    run = Path(__file__).parents[1] / "checkpoint" / "run-0.1.0" / "checkpoints" / "last.ckpt"
-    recorded = torch.load(run, weights_only=True)["gptlab"]["text_fingerprint"]
-    assert text_files(tmp_path / "squares.txt").fingerprint() == recorded
-
-
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=20, deadline=None)
 @given(st.text(st.sampled_from("ab\u00e9\u20ac\U0001f600 \n"), max_size=300), st.integers(3, 50))
 def test_the_pieces_of_a_large_file_are_its_text(tmp_path_factory, content: str, chunk: int) -> None:
     file = tmp_path_factory.mktemp("pieces") / "text.txt"
@@ -109,14 +86,7 @@ def test_pieces_are_cut_at_seams(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     assert in_pieces == tokenizer.encode(POEM * 5)
 
 
-def test_byte_order_mark_is_no_text(tmp_path: Path) -> None:
-    (tmp_path / "bom.txt").write_text("hello", encoding="utf-8-sig")
-    assert read(tmp_path / "bom.txt") == ["hello"]
-
-
-@pytest.mark.parametrize(
-    ("content", "offset"), [(b"abc\xff", 3), (b"ok \xc3", 3), ("\u20ac".encode() * 30 + b"\x80", 90)]
-)
+@pytest.mark.parametrize(("content", "offset"), [(b"ok \xc3", 3), ("\u20ac".encode() * 30 + b"\x80", 90)])
 def test_text_that_is_not_utf8_is_named_with_the_offset(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, content: bytes, offset: int
 ) -> None:
@@ -124,19 +94,3 @@ def test_text_that_is_not_utf8_is_named_with_the_offset(
     (tmp_path / "latin.txt").write_bytes(content)
     with pytest.raises(UserError, match=rf"latin\.txt is not UTF-8: the byte at offset {offset} "):
         pieces_of(tmp_path)
-
-
-def test_truncated_gzip_is_named(tmp_path: Path) -> None:
-    (tmp_path / "cut.txt.gz").write_bytes(gzip.compress(os.urandom(1000).hex().encode())[:-20])
-    with pytest.raises(UserError, match=r"cut\.txt\.gz cannot be read"):
-        text_files(tmp_path).fingerprint()
-
-
-def test_nothing_there_is_named(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"nothere\.txt: no such file"):
-        text_files(tmp_path / "nothere.txt")
-    with pytest.raises(UserError, match="in this directory"):
-        text_files(tmp_path)
-    (tmp_path / "empty.txt").touch()
-    with pytest.raises(UserError, match="there is no text in it"):
-        text_files(tmp_path)

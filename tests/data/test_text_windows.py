@@ -4,7 +4,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import assume, given
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from conftest import POEM
@@ -23,8 +23,8 @@ class Text(TextWindows):
 
     name = "a text"
 
-    def __init__(self, text: str, cache_dir: Path, **settings: float) -> None:
-        super().__init__(**{**SETTINGS, **settings}, cache_dir=str(cache_dir))  # type: ignore[arg-type]
+    def __init__(self, text: str, cache_dir: Path, **changes: float) -> None:
+        super().__init__(**{**SETTINGS, **changes}, cache_dir=str(cache_dir))  # type: ignore[arg-type]
         self.text = text
 
     def pieces(self) -> Iterator[Piece]:
@@ -35,6 +35,7 @@ def prepare(data: TextWindows, context_length: int, tokenizer: type = CharTokeni
     return data.prepare(partial(tokenizer.train), context_length=context_length, progress=lambda what, pieces: pieces)
 
 
+@settings(max_examples=30, deadline=None)
 @given(st.integers(4, 400), st.integers(1, 20), st.floats(0.05, 0.9))
 def test_no_window_crosses_the_split(
     tmp_path_factory: pytest.TempPathFactory, n_tokens: int, context_length: int, val_fraction: float
@@ -67,14 +68,6 @@ def test_too_short_a_text_is_told_in_numbers(tmp_path: Path) -> None:
         prepare(Text("a" * 100, tmp_path, val_fraction=1), context_length=16)
 
 
-@pytest.mark.parametrize(
-    ("name", "value"), [("stride", 0), ("val_fraction", 0), ("val_fraction", 1.1), ("num_workers", -1)]
-)
-def test_settings_out_of_range_are_refused(tmp_path: Path, name: str, value: float) -> None:
-    with pytest.raises(ValueError, match=f"{name}={value} must be"):
-        Text("", tmp_path, **{name: value})
-
-
 def test_the_hash_of_a_text_does_not_depend_on_how_it_is_cut(tmp_path: Path) -> None:
     class InHalves(Text):
         def pieces(self) -> Iterable[Piece]:  # type: ignore[override]
@@ -88,14 +81,5 @@ def test_the_prompt_is_the_beginning_of_a_sentence() -> None:
     tokenizer = BPETokenizer.train([], vocab_size=257)
     tokens = np.array(tokenizer.encode("...end of one.\n\nThe next \u00e9tude begins. And"))
     assert first_words(tokens, tokenizer) == "The next \u00e9tude"
-
-
-def test_a_prompt_never_ends_inside_a_word_that_the_vocabulary_lacks() -> None:
-    tokenizer = WordTokenizer.train(["It ended. The well-known man slept."])
-    tokens = np.array(tokenizer.encode("It ended. The well-known man slept."))
-    assert first_words(tokens, tokenizer).startswith("It ended.")
-
-
-def test_without_a_sentence_the_prompt_is_the_first_tokens() -> None:
-    tokenizer = CharTokenizer.train(["abc def ghi"])
-    assert first_words(np.array(tokenizer.encode("abc def ghi")), tokenizer) == "abc def "
+    without_sentence = np.array(tokenizer.encode("abc def ghi"))
+    assert first_words(without_sentence, tokenizer) == "abc def "

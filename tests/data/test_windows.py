@@ -2,7 +2,6 @@ import pickle
 from pathlib import Path
 
 import numpy as np
-import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
@@ -61,21 +60,6 @@ def test_every_target_counts_exactly_once(n_tokens: int, context_length: int, st
     assert counted == naive_strided(tokens.tolist(), context_length, stride)
     assert [target for _, target in counted] == list(range(1, n_tokens))
     assert all(len(left) > context_length - stride for left, target in counted if target > context_length)
-
-
-def test_a_stride_that_leaves_targets_out_and_a_text_without_any_are_refused() -> None:
-    for stride in (0, 5):
-        with pytest.raises(ValueError, match=f"stride={stride} must lie between 1 and context_length=4"):
-            EvalWindows(np.arange(10), context_length=4, stride=stride)
-    for n_tokens in (0, 1):
-        with pytest.raises(ValueError, match=f"n_tokens={n_tokens}: only a token that follows another"):
-            EvalWindows(np.arange(n_tokens), context_length=4, stride=4)
-
-
-def test_without_indices_a_batch_is_one_row_that_does_not_count() -> None:
-    inputs, targets = EvalWindows(np.arange(8), context_length=4, stride=2).batch(np.arange(0))
-    assert inputs.shape == targets.shape == (1, 4)
-    assert (targets == IGNORED).all()
 
 
 def test_tokens_of_a_file_travel_by_place(tmp_path: Path) -> None:

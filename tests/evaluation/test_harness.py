@@ -8,59 +8,39 @@ from typing import Any
 
 import datasets
 import pytest
-import torch
 from lm_eval.api.instance import Instance
 from lm_eval.evaluator import simple_evaluate
-from lm_eval.models.huggingface import HFLM
-from transformers import PreTrainedTokenizerFast
 
 from conftest import POEM
 from gpt2s import save_gpt2
 from gptlab.checkpoint import Loaded, load
-from gptlab.evaluation.harness import GptlabLM, Tasks, UnanswerableError, run_tasks
+from gptlab.evaluation.harness import GptlabLM, Tasks
 from gptlab.tokenizer.bpe import BPETokenizer
 from gptlab.tokenizer.char import CharTokenizer
 
 CONTEXT = 40
 LINES = [line for line in POEM.splitlines() if line]
 
-TASKS = {
-    "choosing": """
-task: choosing
+COMMON = """
 dataset_path: json
 dataset_kwargs: {data_files: {test: DATA}}
 test_split: test
+"""
+TASKS = {
+    "choosing": """
 output_type: multiple_choice
 doc_to_text: "{{text}}"
 doc_to_choice: "{{choices}}"
 doc_to_target: "{{answer}}"
 metric_list: [{metric: acc}, {metric: acc_norm}]
 """,
-    "continuing": """
-task: continuing
-dataset_path: json
-dataset_kwargs: {data_files: {test: DATA}}
-test_split: test
-output_type: loglikelihood
-doc_to_text: "{{long}}"
-doc_to_target: " {{choices[0]}}"
-metric_list: [{metric: perplexity}, {metric: acc}]
-""",
     "rolling": """
-task: rolling
-dataset_path: json
-dataset_kwargs: {data_files: {test: DATA}}
-test_split: test
 output_type: loglikelihood_rolling
 doc_to_text: ""
 doc_to_target: "{{long}}"
 metric_list: [{metric: word_perplexity}, {metric: byte_perplexity}, {metric: bits_per_byte}]
 """,
     "writing": """
-task: writing
-dataset_path: json
-dataset_kwargs: {data_files: {test: DATA}}
-test_split: test
 output_type: generate_until
 doc_to_text: "{{long}}"
 doc_to_target: "{{text}}"
@@ -92,7 +72,8 @@ def tasks(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     ]
     (directory / "data.json").write_text("\n".join(map(json.dumps, documents)))
     for name, text in TASKS.items():
-        (directory / f"{name}.yaml").write_text(text.replace("DATA", str(directory / "data.json")))
+        task = f"task: {name}{COMMON}{text}".replace("DATA", str(directory / "data.json"))
+        (directory / f"{name}.yaml").write_text(task)
     yield {name: str(directory / f"{name}.yaml") for name in TASKS}
     patch.undo()
 
@@ -101,13 +82,8 @@ def tasks(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
 def loaded(tmp_path_factory: pytest.TempPathFactory) -> Loaded:
     directory = tmp_path_factory.mktemp("gpt2")
     bpe = BPETokenizer.train([POEM], vocab_size=300)
-    save_gpt2(
-        directory,
-        vocab_size=bpe.vocab_size,
-        n_positions=CONTEXT,
-        eos_token_id=bpe.eot,
-        bos_token_id=bpe.eot,
-    )
+    ends = {"eos_token_id": bpe.eot, "bos_token_id": bpe.eot}
+    save_gpt2(directory, vocab_size=bpe.vocab_size, n_positions=CONTEXT, **ends)
     bpe.to_tokenizers().save(str(directory / "tokenizer.json"))
     return load(directory)
 
@@ -118,13 +94,12 @@ def ours(loaded: Loaded) -> GptlabLM:
 
 
 @pytest.fixture(scope="module")
-def theirs(loaded: Loaded) -> HFLM:
-    tokenizer = PreTrainedTokenizerFast(
-        tokenizer_file=str(loaded.path / "tokenizer.json"),
-        eos_token="<|endoftext|>",
-        bos_token="<|endoftext|>",
-        pad_token="<|endoftext|>",
-    )
+def theirs(loaded: Loaded) -> Any:
+    from lm_eval.models.huggingface import HFLM  # seconds, which only those who need it pay
+    from transformers import PreTrainedTokenizerFast
+
+    special = dict.fromkeys(("eos_token", "bos_token", "pad_token"), "<|endoftext|>")
+    tokenizer = PreTrainedTokenizerFast(tokenizer_file=str(loaded.path / "tokenizer.json"), **special)
     return HFLM(pretrained=str(loaded.path), tokenizer=tokenizer, batch_size=3, device="cpu")
 
 
@@ -139,7 +114,7 @@ def found(lm: Any, path: str) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("name", TASKS)
-def test_both_backends_find_the_same(ours: GptlabLM, theirs: HFLM, tasks: dict[str, str], name: str) -> None:
+def test_both_backends_find_the_same(ours: GptlabLM, theirs: Any, tasks: dict[str, str], name: str) -> None:
     mine, its = (found(lm, tasks[name]) for lm in (ours, theirs))
     numbers = {metric: value for metric, value in its["results"][name].items() if isinstance(value, float)}
     assert numbers
@@ -158,25 +133,11 @@ def test_both_backends_find_the_same(ours: GptlabLM, theirs: HFLM, tasks: dict[s
                 assert my_answer == its_answer
 
 
-def test_the_numbers_of_a_command_are_the_harness_s(ours: GptlabLM, theirs: HFLM, tasks: dict[str, str]) -> None:
-    both = [tasks["choosing"], tasks["rolling"]]
-    results = run_tasks(ours, Tasks(both), num_fewshot=2, limit=4)
-    expected = simple_evaluate(model=theirs, tasks=both, task_manager=Tasks(both), num_fewshot=2, limit=4)
-    assert results["n_shot"] == {"choosing": 2, "rolling": 2}
-    assert results["n_samples"]["choosing"] == {"original": len(LINES), "effective": 4}
-    for task in ("choosing", "rolling"):
-        for metric, value in expected["results"][task].items():
-            if isinstance(value, float):
-                assert results["results"][task][metric] == pytest.approx(value, rel=1e-4), metric
-    assert "acc_norm" in results["table"]
-    assert json.loads(json.dumps(results)) == results
-
-
 def request(kind: str, *arguments: Any) -> Instance:
     return Instance(request_type=kind, doc={}, arguments=arguments, idx=0)
 
 
-@pytest.mark.parametrize("batch_size", [1, 2, 100])
+@pytest.mark.parametrize("batch_size", [1, 100])
 def test_a_batch_changes_nothing(loaded: Loaded, ours: GptlabLM, batch_size: int) -> None:
     lm = GptlabLM(loaded.model, loaded.needed_tokenizer(), batch_size=batch_size, progress=unseen)
     pairs = [request("loglikelihood", " ".join(LINES[:n]), LINES[n]) for n in range(len(LINES))]
@@ -198,40 +159,21 @@ def test_without_an_end_of_text_token_only_what_needs_none_is_answered(tmp_path:
     lm = GptlabLM(load(tmp_path).model, characters, batch_size=2, progress=unseen)
     assert lm.loglikelihood([request("loglikelihood", "The fog", " comes")])[0][0] < 0
     assert len(lm.generate_until([request("generate_until", "The fog", {"until": ["!"], "max_gen_toks": 5})])) == 1
-    for kind, arguments in {
-        "loglikelihood": ("", "The fog"),
-        "loglikelihood_rolling": ("The fog",),
-        "generate_until": ("", {"until": []}),
-    }.items():
-        with pytest.raises(UnanswerableError, match="has no end-of-text token"):
-            getattr(lm, kind)([request(kind, *arguments)])
-    with pytest.raises(UnanswerableError, match="a task's text: the character 'Q' is not in the vocabulary"):
+    with pytest.raises(ValueError, match="has no end-of-text token"):
+        lm.loglikelihood_rolling([request("loglikelihood_rolling", "The fog")])
+    with pytest.raises(ValueError, match="the character 'Q' is not in the vocabulary"):
         lm.loglikelihood([request("loglikelihood", "Q", "The")])
 
 
 def test_what_cannot_be_done_is_one_sentence(ours: GptlabLM) -> None:
-    with pytest.raises(UnanswerableError, match=r"a continuation of \d+ tokens, and this model's context_length is 40"):
+    with pytest.raises(ValueError, match=r"a continuation of \d+ tokens, and this model's context_length is 40"):
         ours.loglikelihood([request("loglikelihood", "It", " sits looking" * CONTEXT)])
+    assert ours.max_gen_toks == CONTEXT // 2, "half of a short context is left to the prompt"
     for settings, words in {
         "max_gen_toks": (CONTEXT, "up to 40 tokens: context_length=40 leaves none"),
         "num_beams": (4, "num_beams=4"),
-        "top_p": (2.0, "top_p=2.0 must lie in"),
     }.items():
         value, sentence = words
         wanted = {"until": ["!"], "do_sample": True, "temperature": 1.0, "max_gen_toks": 4, settings: value}
-        with pytest.raises(UnanswerableError, match=sentence):
+        with pytest.raises(ValueError, match=sentence):
             ours.generate_until([request("generate_until", "It", wanted)])
-
-
-def test_sampling_is_the_seed_s_affair(ours: GptlabLM) -> None:
-    def text(seed: int) -> str:
-        torch.manual_seed(seed)
-        wanted = {"until": [], "do_sample": True, "temperature": 5.0, "top_k": 50, "top_p": 0.99, "max_gen_toks": 20}
-        return ours.generate_until([request("generate_until", "It sits", wanted)])[0]
-
-    assert text(1) == text(1) != text(2)
-
-
-def test_a_task_without_a_limit_leaves_half_a_short_context_to_the_prompt(ours: GptlabLM) -> None:
-    assert ours.max_gen_toks == CONTEXT // 2
-    assert isinstance(ours.generate_until([request("generate_until", " ".join(LINES), {"until": []})])[0], str)

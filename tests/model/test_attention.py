@@ -2,20 +2,19 @@
 
 import pytest
 import torch
-import yaml
 from hydra.utils import get_class
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from conftest import CONF, choices
+from conftest import choices, conf_node
 from gptlab.model.cache import KVCache
 
 SIZES = {"d_model": 24, "n_heads": 3, "context_length": 12, "dropout": 0.0, "qkv_bias": True}
 
 
 def make(name: str) -> nn.Module:
-    node = yaml.safe_load((CONF / "model" / "attention" / f"{name}.yaml").read_text())
+    node = conf_node("model/attention", name)
     assert node.pop("_partial_") is True, "without it every layer could share one module"
     torch.manual_seed(0)
     return get_class(node.pop("_target_"))(**SIZES, **node)
@@ -43,7 +42,6 @@ def test_the_future_does_not_leak(attention: nn.Module) -> None:
 @given(st.lists(st.integers(1, 5), min_size=1, max_size=5))
 def test_cached_equals_uncached_in_chunks_of_any_length(name: str, chunks: list[int]) -> None:
     attention = make(name)
-    chunks = [n for n in chunks if n][:4]
     while sum(chunks) > 12:
         chunks.pop()
     torch.manual_seed(1)
@@ -69,27 +67,3 @@ def test_gradients_reach_every_parameter(attention: nn.Module) -> None:
     for name, parameter in attention.named_parameters():
         assert parameter.grad is not None, name
         assert parameter.grad.abs().sum() > 0, name
-
-
-@pytest.mark.parametrize("name", choices("model/attention"))
-def test_variants_of_the_same_arithmetic_agree(name: str) -> None:
-    attention, plain = make(name), make("plain")
-    attention.load_state_dict(plain.state_dict())
-    x = torch.randn(2, 12, 24)
-    mask = torch.arange(12)[None] >= torch.tensor([0, 4])[:, None]
-    torch.testing.assert_close(attention(x), plain(x))
-    torch.testing.assert_close(attention(x, mask=mask), plain(x, mask=mask))
-
-
-@pytest.mark.parametrize("name", choices("model/attention"))
-def test_attention_equals_a_loop_over_heads_and_positions(name: str) -> None:
-    attention = make(name)
-    x = torch.randn(1, 5, 24)
-    q, k, v = attention.qkv(x)[0].view(5, 3, 3, 8).unbind(1)  # (T, H, D) each
-    context = torch.zeros(5, 3, 8)
-    for head in range(3):
-        for t in range(5):
-            scores = torch.stack([q[t, head] @ k[past, head] / 8**0.5 for past in range(t + 1)])
-            weights = scores.softmax(0)
-            context[t, head] = sum(weights[past] * v[past, head] for past in range(t + 1))
-    torch.testing.assert_close(attention(x)[0], attention.out(context.view(5, 24)))

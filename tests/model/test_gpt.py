@@ -9,8 +9,6 @@ from hydra.utils import get_object
 from conftest import choices, conf_node
 from gptlab import build
 from gptlab.model import GPT
-from gptlab.model.attention.fused import FusedAttention
-from gptlab.model.attention.plain import PlainAttention
 from gptlab.training.optimizers import adamw
 from tiny_gpt import tiny_gpt
 
@@ -31,24 +29,20 @@ def from_config(name: str, *, context_length: int, vocab_size: int) -> GPT:
         return build.model({"model": node}, vocab_size)
 
 
-@pytest.mark.parametrize(
-    ("name", "parameters"),
-    [
-        ("gpt2", 124_439_808),
-        ("gpt2-medium", 354_823_168),
-        ("gpt2-large", 774_030_080),
-        ("gpt2-xl", 1_557_611_200),
-    ],
-)
-def test_published_sizes(name: str, parameters: int) -> None:
-    model = from_config(name, context_length=1024, vocab_size=50257)
-    assert sum(parameter.numel() for parameter in model.parameters()) == parameters
+PUBLISHED = {
+    "gpt2": 124_439_808,
+    "gpt2-medium": 354_823_168,
+    "gpt2-large": 774_030_080,
+    "gpt2-xl": 1_557_611_200,
+}
 
 
 @pytest.mark.parametrize("name", choices("model"))
-def test_every_model_config_builds(name: str) -> None:
-    model = from_config(name, context_length=8, vocab_size=11)
-    assert model(torch.zeros(2, 8, dtype=torch.long, device="meta")).shape == (2, 8, 11)
+def test_every_model_config_builds_and_gpt2s_have_the_published_sizes(name: str) -> None:
+    model = from_config(name, context_length=1024, vocab_size=50257)
+    if name in PUBLISHED:
+        assert sum(parameter.numel() for parameter in model.parameters()) == PUBLISHED[name]
+    assert model(torch.zeros(1, 2, dtype=torch.long, device="meta")).shape == (1, 2, 50257)
 
 
 PARTS = [(group, name) for group in ("norm", "feed_forward", "positions") for name in choices(f"model/{group}")]
@@ -68,31 +62,23 @@ def test_every_part_passes_gradients_and_shares_nothing(group: str, name: str) -
     assert len(ids) == len(set(ids))
 
 
-@pytest.mark.parametrize("tie_head", [True, False])
-def test_loss_at_init_is_about_ln_v(tie_head: bool) -> None:
-    model = make(vocab_size=1000, d_model=64, tie_head=tie_head)
+def test_loss_at_init_is_about_ln_v() -> None:
+    model = make(vocab_size=1000, d_model=64)
     tokens = torch.randint(1000, (16, 17))
     loss = F.cross_entropy(model(tokens[:, :-1]).flatten(0, 1), tokens[:, 1:].flatten())
     assert loss.item() == pytest.approx(math.log(1000), rel=0.05)
 
 
-@pytest.mark.parametrize("tie_head", [True, False])
-def test_one_batch_overfits(tie_head: bool) -> None:
-    model = make(tie_head=tie_head)
-    optimizer = adamw(model, lr=3e-3, betas=(0.9, 0.99), eps=1e-8, weight_decay=0.0)
+def test_one_batch_overfits() -> None:
+    model = make()
+    optimizer = adamw(model, lr=1e-2, betas=(0.9, 0.99), eps=1e-8, weight_decay=0.0)
     tokens = torch.randint(VOCABULARY, (4, 17))
-    for _ in range(200):
+    for _ in range(80):
         loss = F.cross_entropy(model(tokens[:, :-1]).flatten(0, 1), tokens[:, 1:].flatten())
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
     assert loss.item() < 0.1
-
-
-def test_tied_head_is_the_embedding_itself() -> None:
-    tied, untied = make(tie_head=True), make(tie_head=False)
-    assert tied.head.weight is tied.trunk.token_embedding.weight
-    assert untied.head.weight is not untied.trunk.token_embedding.weight
 
 
 @pytest.mark.parametrize("name", choices("model/init"))
@@ -120,40 +106,13 @@ def test_initialisation_is_gpt2_s() -> None:
 
 
 def test_state_dict_names_are_frozen() -> None:
-    block = [
-        *("norm1.weight", "norm1.bias", "attention.qkv.weight", "attention.qkv.bias"),
-        *("attention.out.weight", "attention.out.bias", "norm2.weight", "norm2.bias"),
-        *(
-            "feed_forward.up.weight",
-            "feed_forward.up.bias",
-            "feed_forward.down.weight",
-            "feed_forward.down.bias",
-        ),
-    ]
+    layers = ("norm1", "attention.qkv", "attention.out", "norm2", "feed_forward.up", "feed_forward.down")
     assert set(make(n_layers=1).state_dict()) == {
-        *(
-            "trunk.token_embedding.weight",
-            "trunk.position_embedding.weight",
-            "trunk.norm.weight",
-            "trunk.norm.bias",
-        ),
-        *(f"trunk.blocks.0.{name}" for name in block),
-        "head.weight",
+        *("trunk.token_embedding.weight", "trunk.position_embedding.weight", "head.weight"),
+        *("trunk.norm.weight", "trunk.norm.bias"),
+        *(f"trunk.blocks.0.{layer}.{kind}" for layer in layers for kind in ("weight", "bias")),
     }
     assert "trunk.blocks.0.attention.qkv.bias" not in make(qkv_bias=False).state_dict()
-
-
-def test_no_module_is_shared_between_layers() -> None:
-    model = make()
-    ids = [id(module) for block in model.trunk.blocks for module in block.modules()]
-    assert len(ids) == len(set(ids))
-
-
-def test_plain_and_fused_model_agree() -> None:
-    plain, fused = make(attention=PlainAttention), make(attention=FusedAttention)
-    fused.load_state_dict(plain.state_dict())
-    tokens = torch.randint(VOCABULARY, (3, 16))
-    torch.testing.assert_close(plain(tokens), fused(tokens))
 
 
 def test_dropout_is_off_in_evaluation_and_on_in_training() -> None:
@@ -162,19 +121,6 @@ def test_dropout_is_off_in_evaluation_and_on_in_training() -> None:
     assert not torch.equal(model(tokens), model(tokens))
     model.eval()
     assert torch.equal(model(tokens), model(tokens))
-
-
-@pytest.mark.parametrize(
-    ("changes", "message"),
-    [
-        ({"d_model": 33}, "d_model=33 is not divisible by n_heads=2"),
-        ({"n_layers": -1}, "n_layers=-1 must be at least 0"),
-        ({"dropout": 1.0}, "dropout=1.0 must lie in"),
-    ],
-)
-def test_sizes_that_do_not_fit_are_refused(changes: dict, message: str) -> None:
-    with pytest.raises(ValueError, match=message):
-        make(**changes)
 
 
 def test_more_tokens_than_the_context_are_refused() -> None:

@@ -1,7 +1,6 @@
 from collections import Counter
 from itertools import pairwise
 
-import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -47,7 +46,7 @@ def test_first_merges_of_the_paper_s_example() -> None:
     assert tokens == [b"es", b"est", b"lo", b"low"]  # Sennrich et al. 2016, figure 1; ties by id
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=60, deadline=None)
 @given(
     st.dictionaries(st.text("abcd", min_size=1, max_size=8), st.integers(1, 9), max_size=12),
     st.integers(0, 30),
@@ -56,11 +55,13 @@ def test_incremental_counts_give_the_same_merges_as_recounting(words: dict[str, 
     assert learn_merges(Counter(words), n_merges) == recounted_merges(Counter(words), n_merges)
 
 
-@settings(max_examples=300, deadline=None)
+TOKENIZER = BPETokenizer.train([TEXT], vocab_size=270)
+
+
+@settings(max_examples=100, deadline=None)
 @given(st.text())
 def test_every_unicode_string_round_trips(text: str) -> None:
-    tokenizer = BPETokenizer.train([TEXT], vocab_size=270)
-    assert tokenizer.decode(tokenizer.encode(text)) == text
+    assert TOKENIZER.decode(TOKENIZER.encode(text)) == text
 
 
 def test_vocabulary_is_bytes_merges_and_eot() -> None:
@@ -69,19 +70,3 @@ def test_vocabulary_is_bytes_merges_and_eot() -> None:
     assert len(tokenizer.merges) == 262 - 257
     assert tokenizer.eot == 261
     assert tokenizer.decode([tokenizer.eot]) == EOT
-
-
-def test_small_text_yields_fewer_merges_than_asked_for() -> None:
-    tokenizer = BPETokenizer.train(["ab ab"], vocab_size=4096)
-    assert tokenizer.vocab_size < 270
-
-
-def test_vocabulary_below_the_bytes_is_refused() -> None:
-    with pytest.raises(ValueError, match="vocab_size=256 is less than the 256 bytes"):
-        BPETokenizer.train([], vocab_size=256)
-
-
-def test_training_does_not_depend_on_how_the_text_is_split_into_documents() -> None:
-    whole = BPETokenizer.train(["one two one two three", "two one"], vocab_size=300)
-    parts = BPETokenizer.train(["two one", "one two one two three"], vocab_size=300)
-    assert whole.merges == parts.merges

@@ -39,10 +39,9 @@ def check_free(to: str) -> Path:
 
 
 def export(loaded: Loaded, to: str, *, address: str) -> list[str]:
-    """Write a model as a Hugging Face directory in GPT-2's layout, whole or not at all.
+    """Write a model as a Hugging Face directory in GPT-2's layout, whole or not at all (UserError).
 
     The model card names the repository or directory `address`. Returns sentences about what could not be exported.
-    Raises UserError if the layout has no place for the model, or the directory exists or cannot be written.
     """
     directory = check_free(to)
     try:
@@ -54,15 +53,16 @@ def export(loaded: Loaded, to: str, *, address: str) -> list[str]:
     curves = loaded.path.parent.parent / CURVES
     has_curves = loaded.path.parent.name == "checkpoints" and curves.is_file()
     prompt = loaded.example_prompt() if tokenizer else None
-    files = {
-        CONFIG: _json(gpt2.config(loaded.model, eot=eot)),  # type: ignore[arg-type]
-        GENERATION_CONFIG: _json({"bos_token_id": eot, "eos_token_id": eot, "pad_token_id": eot}),
+    files: dict[str, Any] = {
+        CONFIG: gpt2.config(loaded.model, eot=eot),  # type: ignore[arg-type]
+        GENERATION_CONFIG: {"bos_token_id": eot, "eos_token_id": eot, "pad_token_id": eot},
         **tokenizer,
         CARD: _card(loaded, directory.name, address, prompt, has_curves),
     }
     with made_whole(directory, to, clear=Path.rmdir) as partial:  # removes an empty directory only
         save_file(tensors, partial / WEIGHTS, metadata={"format": "pt"})
-        for name, text in files.items():
+        for name, content in files.items():
+            text = content if isinstance(content, str) else json.dumps(content, indent=2) + "\n"
             (partial / name).write_text(text, encoding="utf-8", errors="replace")
         if has_curves:
             shutil.copyfile(curves, partial / CURVES)
@@ -70,7 +70,7 @@ def export(loaded: Loaded, to: str, *, address: str) -> list[str]:
     return complaints
 
 
-def _tokenizer_files(loaded: Loaded) -> tuple[dict[str, str], list[str]]:
+def _tokenizer_files(loaded: Loaded) -> tuple[dict[str, Any], list[str]]:
     """Contents of tokenizer files by name, and what to tell the user if there are none."""
     if loaded.tokenizer is None:
         return {}, [f"{loaded.name} has no tokenizer, so the export has none"]
@@ -88,11 +88,7 @@ def _tokenizer_files(loaded: Loaded) -> tuple[dict[str, str], list[str]]:
         "split_special_tokens": True,  # text that spells a special token is text, as it is here
         **{name: backend.id_to_token(id_) for name, id_ in special.items() if id_ is not None},
     }
-    return {TOKENIZER: backend.to_str(), TOKENIZER_CONFIG: _json(settings)}, []
-
-
-def _json(content: dict[str, Any]) -> str:
-    return json.dumps(content, indent=2) + "\n"
+    return {TOKENIZER: backend.to_str(), TOKENIZER_CONFIG: settings}, []
 
 
 def _card(loaded: Loaded, title: str, address: str, prompt: str | None, has_curves: bool) -> str:

@@ -44,7 +44,7 @@ def load_directory(directory: Path, name: str) -> Loaded:
         tensors = _read_tensors(directory)
         template = build.meta_model(config, vocab_size)
         assert isinstance(template, GPT)
-        weights = gpt2.read_weights(template, tensors, tensors.__getitem__)
+        weights = gpt2.read_weights(template, tensors)
         model = restored(config, vocab_size, weights)
         tokenizer = _read_tokenizer(directory, theirs, vocab_size)
     except (ValueError, RuntimeError, OSError, UserError) as error:
@@ -81,10 +81,7 @@ def _read_tensors(directory: Path) -> dict[str, Tensor]:
 
 
 def _read_tokenizer(directory: Path, theirs: dict[str, Any], vocab_size: int) -> Tokenizer | None:
-    """The tokenizer of a directory: GPT-2's own class if it is that one, else through the `tokenizers` library.
-
-    Without tokenizer files it is GPT-2's if the vocabulary has its size, else None.
-    """
+    """GPT-2's own class if it is that one, or if there is no file and the vocabulary has its size; None if unknown."""
     settings = _read_json(directory / TOKENIZER_CONFIG) if (directory / TOKENIZER_CONFIG).is_file() else {}
     if (directory / TOKENIZER).is_file():
         tokenizer = _from_json((directory / TOKENIZER).read_text(encoding="utf-8"), settings, theirs)

@@ -53,11 +53,9 @@ class Loaded:
             ids = tokenizer.encode(prompt)
         except ValueError as error:
             raise UserError(f"prompt={prompt!r}: {error}") from None
-        if not ids and tokenizer.eot is not None:
-            return [tokenizer.eot]
-        if not ids:
+        if not ids and tokenizer.eot is None:
             raise UserError("the prompt is empty, and this tokenizer has no end-of-text token: prompt=<text>")
-        return ids
+        return ids or [tokenizer.eot]  # type: ignore[list-item]
 
     def example_prompt(self) -> str:
         """A text that the tokenizer can encode, for commands to paste; empty if none is found."""

@@ -28,10 +28,7 @@ def find_checkpoint(run_dir: Path) -> Path | None:
 
 
 def load_file(path: Path, name: str, trust: Sequence[str]) -> Loaded:
-    """The model of a .ckpt file; `name` is what the user wrote, `trust` are packages whose classes may be built.
-
-    Raises UserError if it is not a checkpoint of gptlab's, or needs a package that is not trusted.
-    """
+    """The model of a .ckpt file, or UserError; `name` is what the user wrote, `trust` packages that may be run."""
     checkpoint = read_checkpoint(path)
     ours = checkpoint["gptlab"]
     config = ours["config"]

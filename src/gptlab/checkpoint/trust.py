@@ -24,8 +24,7 @@ def packages_of(config: Config) -> list[str]:
 def check_trusted(node: Any, trust: Sequence[str], *, where: str) -> None:
     """Check each `_target_` in a node of the configuration in the checkpoint `where`. Imports only what is trusted.
 
-    Raises:
-        UserError: if a target cannot be imported, or is no class or function of a trusted package.
+    UserError if one cannot be imported, or is no class or function of a trusted package.
     """
     for target in _targets(node):
         package = target.partition(".")[0]

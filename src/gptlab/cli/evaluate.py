@@ -176,7 +176,7 @@ def _run_tasks(settings: EvaluationSettings, device: str) -> dict[str, Any]:
         tokenizer = loaded.needed_tokenizer()
         lm = harness.GptlabLM(loaded.model, tokenizer, batch_size=settings.batch_size, progress=progress)
         found = harness.run_tasks(lm, tasks, num_fewshot=settings.num_fewshot, limit=settings.limit)
-    except harness.UnanswerableError as error:
+    except ValueError as error:
         raise UserError(str(error)) from None
     print(found.pop("table"), file=sys.stderr)
     return {

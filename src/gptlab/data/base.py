@@ -70,8 +70,5 @@ class Data(ABC):
     ) -> PreparedData:
         """Read the source and make its splits. Raises UserError if it cannot be used.
 
-        Args:
-            tokenizer: a tokenizer that came with a model, or a factory that trains one on the documents.
-            context_length: tokens that the model sees at once.
-            progress: shows the progress of long work.
+        `tokenizer` came with a model, or is a factory that trains one on the documents.
         """

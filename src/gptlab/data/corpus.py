@@ -150,10 +150,7 @@ def _make(
 
 
 def _encode(pieces: Iterable[Piece], tokenizer: Tokenizer, dtype: np.dtype, *, name: str) -> Iterator[np.ndarray]:
-    """Ids of each piece in order, with the end-of-text token after each document.
-
-    It uses threads, because tiktoken releases the interpreter. Only a few pieces are in memory.
-    """
+    """Ids of each piece in order, with the end-of-text token after each document; tiktoken runs in threads."""
 
     def encode(piece: Piece) -> np.ndarray:
         try:

@@ -11,11 +11,7 @@ from gptlab.training.ranks import data_parallel
 class DataModule(L.LightningDataModule):
     """Training batches by the number of the step; validation and test batches in order, each example once.
 
-    Args:
-        batch_size: examples of one optimizer step over all ranks.
-        micro_batch_size: examples that one device holds at once; the batches of validation and test.
-        n_steps: length of the run.
-        num_workers: processes that gather training batches; 0 for none.
+    Validation and test batches have `micro_batch_size` examples; `num_workers` processes gather training batches.
     """
 
     def __init__(

@@ -12,9 +12,8 @@ from gptlab.errors import UserError
 class PythonDocs(TextWindows):
     """The topics of `help("import")` and the like: some 0.4 MB of English and code, each topic a document.
 
-    A fifth of the topics are sections of others ("if" of "compound"). They are left out, or validation text would
-    also be training text. The topics are ordered by a hash of their names, so that the tail, which is kept for
-    validation, is a fair sample. The text differs a little between Python versions, and so do the losses.
+    Sections of other topics ("if" of "compound") are left out, or validation text would also be training text. The
+    order is by a hash of the names, so that the tail is a fair sample. The text differs a little between Pythons.
     """
 
     name = "the Python language reference"

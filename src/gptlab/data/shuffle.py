@@ -12,10 +12,7 @@ def permute(positions: np.ndarray, n: int, *, seed: int, epoch: int) -> np.ndarr
     can be undone whatever the hash is, so the whole is a permutation of [0, 4^h). If a result is not in [0, n), it is
     permuted again until it is (cycle walking), which keeps it a permutation of [0, n).
 
-    Args:
-        positions: in [0, n), any shape. The result has this shape, int64.
-        n: how many numbers there are.
-        seed, epoch: another pair, another permutation.
+    The positions are in [0, n) and have any shape; the result has this shape, int64.
     """
     half_bits = max(1, (max(n - 1, 1).bit_length() + 1) // 2)
     keys = np.random.SeedSequence([seed, epoch]).generate_state(ROUNDS, np.uint64)

@@ -46,10 +46,7 @@ class TextWindows(Data):
 
     @abstractmethod
     def pieces(self) -> Iterator[Piece]:
-        """The documents in a fixed order, from the start at each call; never the whole text at once.
-
-        Raises UserError if there is no text, or if it cannot be read.
-        """
+        """The documents in a fixed order, never the whole text at once. UserError if it cannot be read."""
 
     def fingerprint(self) -> str:
         """Content hash of the text: it reads all of it."""

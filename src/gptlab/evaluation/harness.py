@@ -5,21 +5,20 @@ cut on the left, and a text follows the end-of-text token.
 """
 
 import difflib
-import itertools
 import json
 import sys
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, redirect_stdout
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import lm_eval
 import torch
 import torch.nn.functional as F
 from lm_eval.api.instance import Instance
 from lm_eval.api.model import TemplateLM
-from lm_eval.models.utils import normalize_gen_kwargs
+from lm_eval.models.utils import Collator, normalize_gen_kwargs
 from lm_eval.tasks import TaskManager
 from lm_eval.utils import get_rolling_token_windows, handle_non_serializable, make_disjoint_window, make_table
 from torch import Tensor
@@ -31,7 +30,6 @@ from gptlab.model import LanguageModel
 from gptlab.objective.next_token import IGNORED
 from gptlab.tokenizer import Tokenizer
 
-A = TypeVar("A")
 MAX_NEW_TOKENS = 256  # of tasks that name no limit, as in the Hugging Face backend
 GENERATION_SETTINGS = {"until", "max_gen_toks", "do_sample", "temperature", "top_k", "top_p"}
 
@@ -39,19 +37,8 @@ Progress = Callable[[str, int], AbstractContextManager[Callable[[int], None]]]
 """(what is counted, how many there are) -> shows how many are done"""
 
 
-class UnanswerableError(ValueError):
-    """The model, or gptlab, cannot do what a task asks for: one sentence."""
-
-
 class Tasks(TaskManager):
-    """The harness's tasks, and those of files.
-
-    Args:
-        names: tasks, groups or tags of the harness, or paths of .yaml files.
-
-    Raises:
-        UnanswerableError: on a name that is none of these.
-    """
+    """Tasks, groups and tags of the harness, and tasks of .yaml files; ValueError on a name that is none of these."""
 
     def __init__(self, names: Sequence[str]) -> None:
         files = [path for path in (Path(name).expanduser() for name in names) if path.is_file()]
@@ -61,7 +48,7 @@ class Tasks(TaskManager):
             if name not in self.all_tasks and Path(name).expanduser() not in files:
                 match = difflib.get_close_matches(name, self.all_tasks, n=1, cutoff=0.5)
                 hint = f"; did you mean {match[0]}?" if match else ""
-                raise UnanswerableError(f"task={name} is neither a task of lm-evaluation-harness nor a file{hint}")
+                raise ValueError(f"task={name} is neither a task of lm-evaluation-harness nor a file{hint}")
         self.names = list(names)
 
     def load(self, task_list: Any) -> Any:
@@ -70,26 +57,18 @@ class Tasks(TaskManager):
             return super().load(task_list)
         except Exception as error:  # each kind of broken file, missing data and network failure raises its own
             reason = f"{type(error).__name__}: {(str(error).splitlines() or [''])[0]}"
-            raise UnanswerableError(f"task={' task='.join(self.names)} cannot be loaded ({reason})") from error
+            raise ValueError(f"task={' task='.join(self.names)} cannot be loaded ({reason})") from error
 
 
 def run_tasks(lm: "GptlabLM", tasks: Tasks, *, num_fewshot: int | None, limit: float | None) -> dict[str, Any]:
     """The harness's results, plain data, and its table under `table`; seeds are the harness's own.
 
-    Args:
-        lm: the model.
-        tasks: what it is asked.
-        num_fewshot: examples in each prompt; None for each task's own number.
-        limit: examples of each task; below 1, a share of them; None for all.
+    `num_fewshot` None is each task's own number; a `limit` below 1 is a share of its examples. ValueError, in one
+    sentence, if the model, or gptlab, cannot do what a task asks for.
     """
     asked = {"tasks": tasks.names, "task_manager": tasks, "num_fewshot": num_fewshot, "limit": limit}
-    try:
-        with redirect_stdout(sys.stderr):
-            found = lm_eval.simple_evaluate(lm, **asked, log_samples=False)
-    except ValueError as error:
-        if "larger than population" not in str(error):
-            raise
-        raise UnanswerableError(f"num_fewshot={num_fewshot} is more than a task has examples: use fewer") from None
+    with redirect_stdout(sys.stderr):
+        found = lm_eval.simple_evaluate(lm, **asked, log_samples=False)
     tables = [make_table(found), *([make_table(found, "groups")] if "groups" in found else [])]
     kept = ("results", "groups", "higher_is_better", "n-shot", "n-samples", "versions")
     results = {name.replace("-", "_"): found[name] for name in kept if name in found}
@@ -98,14 +77,7 @@ def run_tasks(lm: "GptlabLM", tasks: Tasks, *, num_fewshot: int | None, limit: f
 
 
 class GptlabLM(TemplateLM):
-    """Answers the harness's requests in batches.
-
-    Args:
-        model: in evaluation mode.
-        tokenizer: its own.
-        batch_size: requests that are answered at once.
-        progress: shows how many are.
-    """
+    """Answers the harness's requests, `batch_size` at once, with a model in evaluation mode and its tokenizer."""
 
     def __init__(self, model: LanguageModel, tokenizer: Tokenizer, *, batch_size: int, progress: Progress) -> None:
         super().__init__()
@@ -116,9 +88,9 @@ class GptlabLM(TemplateLM):
 
     @property
     def eot_token_id(self) -> int:
-        """What precedes a text. Raises UnanswerableError if the vocabulary has no such token."""
+        """What precedes a text. Raises ValueError if the vocabulary has no such token."""
         if self._tokenizer.eot is None:
-            raise UnanswerableError("a task asks for a text's first token, and the tokenizer has no end-of-text token")
+            raise ValueError("a task asks for a text's first token, and the tokenizer has no end-of-text token")
         return self._tokenizer.eot
 
     @property
@@ -132,10 +104,7 @@ class GptlabLM(TemplateLM):
 
     def tok_encode(self, string: str, add_special_tokens: bool | None = None, **kwargs: Any) -> list[int]:
         """Text that spells a special token is text, as everywhere in gptlab."""
-        try:
-            return self._tokenizer.encode(string)
-        except ValueError as error:
-            raise UnanswerableError(f"a task's text: {error}") from None
+        return self._tokenizer.encode(string)
 
     def loglikelihood_rolling(self, requests: list[Instance], disable_tqdm: bool = True) -> list[float]:
         """Log-probability of each whole text, in consecutive windows as the harness cuts them."""
@@ -152,40 +121,37 @@ class GptlabLM(TemplateLM):
 
     def generate_until(self, requests: list[Instance], disable_tqdm: bool = True) -> list[str]:
         """The text that follows each prompt, up to the first of its stop strings."""
-        rows = [
-            (self.tok_encode(prompt) or [self.prefix_token_id], json.dumps(wanted, sort_keys=True))
-            for prompt, wanted in (request.args for request in requests)
-        ]
-        return self._in_batches("generate_until", rows, lambda row: row[1], self._continue)
+        asked = (request.args for request in requests)
+        rows = [(self.tok_encode(prompt) or [self.prefix_token_id], settings) for prompt, settings in asked]
+        return self._in_batches("generate_until", rows, self._continue, group_by="gen_kwargs")
 
     def _loglikelihood_tokens(
         self, requests: list[tuple[tuple[str, str], list[int], list[int]]], **kwargs: Any
     ) -> list[tuple[float, bool]]:
         """For each request: log-probability of the continuation, and whether each of its tokens is the most likely."""
         rows = [self._row(context, continuation) for _, context, continuation in requests]
-        return self._in_batches("loglikelihood", rows, lambda row: "", self._score)
+        return self._in_batches("loglikelihood", rows, self._score)
 
     def _in_batches(
-        self, what: str, rows: list[Any], kind: Callable[[Any], str], answer: Callable[[list[Any]], list[A]]
-    ) -> list[A]:
-        """The answer to each row (tokens, ...). A batch has rows of one kind.
+        self, what: str, rows: list[Any], answer: Callable[[list[Any]], list[Any]], group_by: Any = None
+    ) -> list[Any]:
+        """The answer to each row (tokens, ...).
 
         The longest rows come first: a batch that does not fit into memory fails at once, and there is little padding.
         """
-        answers: dict[int, A] = {}
-        order = sorted(range(len(rows)), key=lambda index: (kind(rows[index]), -len(rows[index][0])))
+        order = Collator(rows, sort_fn=lambda row: -len(row[0]), group_by=group_by)
+        answers: list[Any] = []
         with self._progress(what, len(rows)) as show:
-            for _, group in itertools.groupby(order, key=lambda index: kind(rows[index])):
-                while batch := list(itertools.islice(group, self._batch_size)):
-                    answers.update(zip(batch, answer([rows[index] for index in batch]), strict=True))
-                    show(len(answers))
-        return [answers[index] for index in range(len(rows))]
+            for batch in order.get_batched(n=self._batch_size):
+                answers += answer(batch)
+                show(len(answers))
+        return order.get_original(answers)
 
     def _row(self, context: list[int], continuation: list[int]) -> tuple[list[int], list[int]]:
         """Inputs, and the targets of the last of them; what does not fit is cut on the left, as the harness does."""
         if len(continuation) > self.max_length:
             n_tokens, limit = len(continuation), f"this model's context_length is {self.max_length}"
-            raise UnanswerableError(f"a task asks for a continuation of {n_tokens} tokens, and {limit}")
+            raise ValueError(f"a task asks for a continuation of {n_tokens} tokens, and {limit}")
         tokens = [*(context or [self.prefix_token_id]), *continuation][-(self.max_length + 1) :]
         return tokens[:-1], continuation
 
@@ -205,26 +171,23 @@ class GptlabLM(TemplateLM):
             for some, likely in zip(log_probabilities.split(lengths), are_likely.split(lengths), strict=True)
         ]
 
-    def _continue(self, rows: list[tuple[list[int], str]]) -> list[str]:
+    def _continue(self, rows: list[tuple[list[int], dict[str, Any]]]) -> list[str]:
         """Text for prompts with the same settings. Refuses settings that gptlab lacks."""
-        settings: dict[str, Any] = {**normalize_gen_kwargs(json.loads(rows[0][1]), self.max_gen_toks)}
+        settings: dict[str, Any] = {**normalize_gen_kwargs(rows[0][1], self.max_gen_toks)}
         for name, value in settings.items():
             if name not in GENERATION_SETTINGS and (name, value) != ("num_beams", 1):
-                raise UnanswerableError(f"a task generates with {name}={value}, which gptlab does not know")
+                raise ValueError(f"a task generates with {name}={value}, which gptlab does not know")
         limit = settings["max_gen_toks"]
         room = self.max_length - limit
         if room < 1:
             length = f"context_length={self.max_length}"
-            raise UnanswerableError(f"a task generates up to {limit} tokens: {length} leaves none for the prompt")
-        try:
-            sampler = make_sampler(
-                temperature=float(settings.get("temperature", 0.0)) if settings["do_sample"] else 0.0,
-                top_k=settings.get("top_k") or None,  # Hugging Face writes 0 for no limit
-                top_p=settings.get("top_p"),
-                generator=None,  # torch's own, which the harness has seeded
-            )
-        except ValueError as error:
-            raise UnanswerableError(f"a task's generation_kwargs: {error}") from None
+            raise ValueError(f"a task generates up to {limit} tokens: {length} leaves none for the prompt")
+        sampler = make_sampler(
+            temperature=settings.get("temperature", 0.0),
+            top_k=settings.get("top_k") or None,  # Hugging Face writes 0 for no limit
+            top_p=settings.get("top_p"),
+            generator=None,  # torch's own, which the harness has seeded
+        )
         prompts = [prompt[-room:] for prompt, _ in rows]
         texts = [""] * len(prompts)
         for row, new_text in continue_texts(

@@ -41,11 +41,7 @@ class TextLoss:
 def running_loss(model: LanguageModel, batches: Iterable[Batch]) -> Iterator[TextLoss]:
     """The loss so far, after each batch; the last one is the text's.
 
-    Cross-entropy is taken in float32 whatever the weights are, and summed in double precision.
-
-    Args:
-        model: in evaluation mode.
-        batches: (inputs, targets), (B, T) each; a target of -100 does not count.
+    A target of -100 does not count. Cross-entropy is taken in float32 and summed in double precision.
     """
     total, count = 0.0, 0
     for inputs, targets in batches:
@@ -62,12 +58,8 @@ def at_targets(
     """Measure the logits of targets that count, row by row, few at a time, so that memory stays bounded.
 
     Args:
-        model: in evaluation mode.
         inputs, targets: (B, T); if a target is -100, its logits are not computed.
-        measure: logits (n, V) in float32 and targets (n,), on the model's device, to what is wanted of them.
-
-    Returns:
-        What `measure` returned for each chunk.
+        measure: called for each chunk with logits (n, V) in float32 and targets (n,), on the model's device.
     """
     inputs, targets = inputs.to(model.device), targets.to(model.device)
     counts = targets != IGNORED  # (B, T)

@@ -28,19 +28,10 @@ class Chat:
         self._decoder = None
 
     def reply(self, prompt: str, *, max_new_tokens: int, sampler: Sampler, stops: Sequence[str]) -> Iterator[str]:
-        """Let the model answer.
+        """Let the model answer: yields new text at each token, often empty. Closing the iterator stops the answer.
 
-        Args:
-            prompt: what the person writes; if it is empty, the model continues its last answer.
-            max_new_tokens: the most tokens of the answer.
-            sampler: logits (B, V) -> ids (B,).
-            stops: the answer ends before the first of these.
-
-        Yields:
-            new text at each token, often empty. Closing the iterator stops the answer.
-
-        Raises:
-            ValueError: at the first piece, if the tokenizer lacks a part of the prompt, or if there is no text yet.
+        If the prompt is empty, the model continues its last answer. The other arguments are those of `continue_texts`.
+        ValueError at the first piece, if the tokenizer lacks a part of the prompt, or if there is no text yet.
         """
         decoder = self._listen(prompt)
         before = list(decoder.contexts[0])

@@ -18,19 +18,12 @@ def generate(
     max_new_tokens: int,
     sampler: Sampler,
 ) -> Iterator[list[int]]:
-    """Continue each prompt by one token at a time.
+    """Continue each prompt by one token at a time: yields B ids a step, `max_new_tokens` times.
 
     Args:
         model: used as it is (call `model.eval()` first).
-        prompts: B sequences of ids, of any lengths from 1; of one longer than the context, the end counts.
-        max_new_tokens: how many steps.
+        prompts: B sequences of ids, of any lengths from 1 (ValueError); of one longer than the context, the end counts.
         sampler: logits (B, V) -> ids (B,).
-
-    Yields:
-        B ids a step.
-
-    Raises:
-        ValueError: if a prompt is empty.
     """
     longest = max((len(prompt) for prompt in prompts), default=0)
     decoder = Decoder(model, prompts, capacity=min(longest + max_new_tokens, model.context_length))
@@ -47,13 +40,8 @@ class Decoder:
     The rule looks at each sequence by itself; with and without a cache, alone or in a batch, a sequence sees the same
     tokens at the same positions.
 
-    Args:
-        model: in evaluation mode.
-        prompts: B sequences of ids, of any lengths from 1.
-        capacity: tokens that the longest sequence will have at most; None for the whole context.
-
-    Raises:
-        ValueError: if a prompt is empty.
+    `capacity` is how many tokens the longest sequence will have at most, None for the whole context. The other
+    arguments are those of `generate`.
     """
 
     def __init__(self, model: LanguageModel, prompts: Sequence[Sequence[int]], *, capacity: int | None = None) -> None:
@@ -92,18 +80,17 @@ class Decoder:
 
     def _logits(self) -> Tensor:
         """Logits of the token that follows each sequence, (B, V)."""
-        device = self._model.device
-        if self._cache is not None:
+        device, is_prompt = self._model.device, self._cache is None
+        if is_prompt:
+            inputs, padding = _pad_left(self.contexts, device)  # (B, longest)
+            # attention of one query: on a CPU, fp32 takes a third of bfloat16's time
+            in_bfloat16_on_cpu = self._model.dtype == torch.bfloat16 and device.type == "cpu"
+            dtype = torch.float32 if in_bfloat16_on_cpu else None
+            self._cache = self._model.new_cache(padding, capacity=self._capacity, dtype=dtype)
+        else:
             newest = [context[-self._n_pending :] for context in self.contexts]
             inputs = torch.tensor(newest, device=device)  # (B, pending)
-            with nullcontext() if self._n_pending == 1 else _not_compiled():
-                return self._model(inputs, cache=self._cache, reduce=last_logits)
-        inputs, padding = _pad_left(self.contexts, device)  # (B, longest)
-        # attention of one query: on a CPU, fp32 takes a third of bfloat16's time
-        in_bfloat16_on_cpu = self._model.dtype == torch.bfloat16 and device.type == "cpu"
-        dtype = torch.float32 if in_bfloat16_on_cpu else None
-        self._cache = self._model.new_cache(padding, capacity=self._capacity, dtype=dtype)
-        with _not_compiled():
+        with _not_compiled() if is_prompt or self._n_pending > 1 else nullcontext():
             if self._cache is None:
                 return self._recomputed()
             return self._model(inputs, cache=self._cache, reduce=last_logits)

@@ -6,8 +6,6 @@ hold the same weights in another order, which is read faster:
 
     StreamedLinear  for one sequence
     PackedLinear    for several
-
-They are for inference alone: they have no gradient and no names in a state dict, and cannot be turned back.
 """
 
 import math
@@ -29,20 +27,19 @@ BLOCK = 128  # outputs that StreamedLinear sums at a time: 64 to 256 are equally
 def pack(model: LanguageModel, *, n_rows: int) -> None:
     """Replace the linear layers of gptlab's own modules by layers for decoding, if they help; dropout goes.
 
-    The modules of others stay as they are: they may read the weights of their linear layers themselves. One layer is
-    replaced after the other, so memory holds no second copy of the weights (except of a tied head's, which are the
-    token embedding's too).
-
-    Args:
-        model: changed in place.
-        n_rows: how many sequences are decoded at once.
+    The modules of others stay as they are: they may read the weights of their linear layers themselves. One module is
+    changed after the other, so memory holds no second copy of the weights (except of a tied head's). `n_rows` is how
+    many sequences are decoded at once.
     """
     if not can_pack(model, n_rows=n_rows):
         return
     model.requires_grad_(False)
     for module in [module for module in model.modules() if type(module).__module__.startswith("gptlab.")]:
-        for name in [name for name, layer in module.named_children() if type(layer) in (nn.Linear, nn.Dropout)]:
-            setattr(module, name, _replacement(getattr(module, name), n_rows=n_rows))
+        for name, layer in list(module.named_children()):
+            if type(layer) is nn.Dropout:
+                setattr(module, name, nn.Identity())
+            elif type(layer) is nn.Linear:
+                setattr(module, name, StreamedLinear(layer) if n_rows == 1 else PackedLinear(layer, n_rows=n_rows))
 
 
 def can_pack(model: LanguageModel, *, n_rows: int) -> bool:
@@ -52,12 +49,6 @@ def can_pack(model: LanguageModel, *, n_rows: int) -> bool:
     if n_rows == 1:
         return True
     return torch.backends.mkldnn.is_available() and (model.dtype != torch.bfloat16 or mkldnn_has_bfloat16())
-
-
-def _replacement(layer: nn.Module, *, n_rows: int) -> nn.Module:
-    if not isinstance(layer, nn.Linear):
-        return nn.Identity()
-    return StreamedLinear(layer) if n_rows == 1 else PackedLinear(layer, n_rows=n_rows)
 
 
 def _zeros(*shape: int, dtype: torch.dtype) -> Tensor:
@@ -79,8 +70,6 @@ class StreamedLinear(nn.Module):
     more for the bias, whose input is always 1.
 
         y[n, :] = sum over i of x[i] * table[n, i, :]
-
-    Several x at once go through one matrix product a block.
     """
 
     def __init__(self, linear: nn.Linear) -> None:
@@ -97,7 +86,6 @@ class StreamedLinear(nn.Module):
         self._inputs = self.table.new_ones(n_blocks, n_rows)  # x for each block, then the bias's 1
 
     def forward(self, x: Tensor) -> Tensor:
-        """(..., in) -> (..., out)"""
         y = self._of_one(x) if x.numel() == self.in_features else self._of_many(x)
         y = y.view(*x.shape[:-1], len(self.table) * BLOCK)
         return y if y.shape[-1] == self.out_features else y[..., : self.out_features]
@@ -130,5 +118,4 @@ class PackedLinear(nn.Module):
         self.weight = mkldnn_packed(linear.weight.detach(), n_rows)
 
     def forward(self, x: Tensor) -> Tensor:
-        """(..., in) -> (..., out)"""
         return mkldnn_linear(x, self.weight, self.bias)

@@ -19,16 +19,9 @@ def check_precision(precision: int | str) -> None:
 def prepare_for_inference(model: LanguageModel, *, device: str, precision: str, n_rows: int, compile: bool) -> None:
     """Change the model in place for decoding; afterwards it can be neither trained nor saved.
 
-    Args:
-        model: in evaluation mode.
-        device: cpu, cuda or mps.
-        precision: 32 or bf16, of weights and activations.
-        n_rows: how many sequences are decoded at once.
-        compile: whether torch's compiler fuses the step of one token, which takes it some time here and now; prompts
-            have too many shapes for that.
-
-    Raises:
-        ValueError: if torch's compiler does not work on this machine, or if the model has no such step.
+    The precision is that of weights and activations; `n_rows` is how many sequences are decoded at once. If `compile`,
+    torch's compiler fuses the step of one token, which takes some time; prompts have too many shapes for that.
+    ValueError if it does not work here, or if the model has no such step.
     """
     model.to(device, PRECISIONS[precision])
     model.requires_grad_(False)

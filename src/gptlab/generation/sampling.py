@@ -38,16 +38,9 @@ def greedy(logits: Tensor) -> Tensor:
 def make_sampler(
     *, temperature: float, top_k: int | None, top_p: float | None, generator: torch.Generator | None
 ) -> Sampler:
-    """A sampler of these settings.
+    """A sampler of these settings; None is no limit, or torch's own generator. ValueError if one is out of range.
 
-    Args:
-        temperature: divides the logits; 0 means greedy, and so does a value that float32 rounds to 0.
-        top_k: sample among so many tokens only; None for all.
-        top_p: sample within this share of the probability only; None for all.
-        generator: source of randomness; None for torch's own.
-
-    Raises:
-        ValueError: temperature < 0, top_k < 1, top_p outside (0, 1].
+    Temperature 0 means greedy, and so does a value that float32 rounds to 0.
     """
     if not (temperature >= 0 and math.isfinite(temperature)):
         raise ValueError(f"temperature={temperature} must be 0 (greedy) or more")

@@ -13,10 +13,8 @@ REPLACEMENT = "\ufffd"  # what decoding writes for bytes that are no character (
 class TextStream:
     """Takes ids one by one and returns the text that has become certain; the pieces add up to the decoded whole.
 
-    Args:
-        tokenizer: decodes.
-        after: the ids that the stream continues, the prompt's: they decide on a space before its first word.
-        stop: the text ends before the first of these that appears.
+    The stream continues the ids `after`, which decide on a space before its first word. It ends before the first string
+    of `stop` that appears.
     """
 
     def __init__(self, tokenizer: Tokenizer, *, after: Sequence[int] = (), stop: Sequence[str] = ()) -> None:
@@ -72,18 +70,10 @@ def continue_texts(
     sampler: Sampler,
     stops: Sequence[str],
 ) -> Iterator[tuple[int, str]]:
-    """Continue each prompt until its end-of-text token, a stop string, or the limit.
+    """Continue each prompt until its end-of-text token, before the first stop string, or up to `max_new_tokens`.
 
-    Args:
-        model: in evaluation mode.
-        tokenizer: of the prompts' ids.
-        prompts: B sequences of ids, of any lengths from 1.
-        max_new_tokens: how many tokens at most.
-        sampler: logits (B, V) -> ids (B,).
-        stops: a text ends before the first of these.
-
-    Yields:
-        (row, new text) as it becomes certain, often empty; the pieces of a row add up to its continuation.
+    Yields (row, new text) as it becomes certain, often empty; the pieces of a row add up to its continuation. The other
+    arguments are those of `generate`.
     """
     streams = [TextStream(tokenizer, after=prompt, stop=stops) for prompt in prompts]
     unfinished = set(range(len(prompts)))

@@ -1,8 +1,7 @@
-"""What every language model promises.
+"""What every language model promises: the rest of gptlab uses a model through this class alone.
 
-The rest of gptlab (training, generation, inspection, checkpoints) uses a model through this class alone. A model of
-your own subclasses it, sets `trunk`, `head`, `context_length` and `vocab_size`, and trains, resumes and generates.
-Abilities that a model may lack have a default here: a KV cache, attention weights to show, learned positions to cut.
+A model of your own subclasses it and sets `trunk`, `head`, `context_length` and `vocab_size`. Abilities that a model
+may lack have a default here: a KV cache, attention weights to show, learned positions to cut.
 """
 
 import inspect
@@ -70,12 +69,9 @@ class LanguageModel(nn.Module):
             cache: keys and values of earlier tokens; it advances by T.
             documents: the number of the document that each token belongs to, 0 for padding, (B, T). Tokens attend
                 within their document, and positions restart with each. None if every row is one document.
-            reduce: called with the hidden states (B, T, C) and the head; its result is returned instead of the logits.
-                A loss or a sampler that needs few logits passes it and never calls trunk and head itself, so that
-                compiling and sharding hooks hold.
-
-        Returns:
-            (B, T, V), or what `reduce` returned.
+            reduce: called with the hidden states (B, T, C) and the head; its result is returned instead of the logits
+                (B, T, V). A loss or a sampler that needs few logits passes it and never calls trunk and head itself, so
+                that compiling and sharding hooks hold.
         """
         extras = {name: value for name, value in {"cache": cache, "documents": documents}.items() if value is not None}
         hidden = self.trunk(tokens, **extras)  # (B, T, C)
@@ -117,14 +113,7 @@ class LanguageModel(nn.Module):
 
     @torch.no_grad()
     def capture(self, tokens: Tensor) -> Captured:
-        """Run once over one sequence and keep what was computed on the way; nothing of the model changes.
-
-        Args:
-            tokens: (1, T)
-
-        Raises:
-            ValueError: if attention weights cannot be shown truthfully.
-        """
+        """What is computed on the way over one sequence, (1, T). ValueError if attention cannot be shown truthfully."""
         return Captured(hidden=self.trunk(tokens), attention=None)  # (1, T, C)
 
 

@@ -11,11 +11,7 @@ class KVCache:
     reduced, new tokens overwrite the last ones. Prompts of unequal length are padded on the left, so that all rows
     append at the same place. Padding is masked, and positions count from the first real token.
 
-    Args:
-        n_layers: number of layers.
-        capacity: the most tokens that it can hold.
-        padding: padding tokens on the left of each row, (B,); None if there are none.
-        dtype: what keys and values are kept in; None for what they come in.
+    The arguments are those of `LanguageModel.new_cache`.
     """
 
     def __init__(

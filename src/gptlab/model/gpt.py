@@ -24,6 +24,8 @@ Factory = Callable[..., nn.Module]
 class Trunk(nn.Module):
     """Everything below the head: embeddings, blocks, final norm."""
 
+    blocks: Any  # an nn.ModuleList of `Block`
+
     def __init__(
         self,
         *,
@@ -43,11 +45,7 @@ class Trunk(nn.Module):
         self.norm = norm
 
     def forward(self, tokens: Tensor, *, cache: KVCache | None = None, documents: Tensor | None = None) -> Tensor:
-        """Hidden states of each token, (B, T, C); the arguments are those of `LanguageModel.forward`.
-
-        Raises:
-            ValueError: if past and new tokens together exceed the context, or on documents together with a cache.
-        """
+        """Hidden states of each token, (B, T, C); the arguments are those of `LanguageModel.forward`."""
         n_new = tokens.shape[1]
         n_past = 0 if cache is None else cache.length
         if n_past + n_new > self.context_length:
@@ -70,12 +68,9 @@ class Trunk(nn.Module):
 
 
 class GPT(LanguageModel):
-    """A language model: token ids in, the next token's logits out.
+    """Embeddings, blocks and a head. Without layers it is a bigram model.
 
     Args:
-        vocab_size: V.
-        context_length: the longest sequence, in tokens.
-        n_layers, n_heads, d_model: depth, heads a layer, width. Without layers it is a bigram model.
         dropout: probability, after the embeddings, in attention and on both residual branches.
         qkv_bias: whether the projections to queries, keys and values have a bias (GPT-2's have).
         tie_head: whether the head shares the token embedding's weights (Press and Wolf 2017, arXiv:1608.05859).
@@ -83,9 +78,6 @@ class GPT(LanguageModel):
         norm, feed_forward: make one layer's from `(d_model)`.
         positions: makes what is added to token vectors from `(d_model, context_length)`.
         init: gives the model its first weights.
-
-    Raises:
-        ValueError: on sizes that do not fit together, or on an attention that does not keep its contract.
     """
 
     trunk: Trunk
@@ -141,7 +133,7 @@ class GPT(LanguageModel):
             blocks=[block() for _ in range(n_layers)],
             norm=norm(d_model=d_model),
         )
-        self.causal = all(attention.causal for attention in self._attentions)
+        self.causal = all(block.attention.causal for block in self.trunk.blocks)
         self.head = nn.Linear(d_model, vocab_size, bias=False)
         if tie_head:
             self.head.weight = self.trunk.token_embedding.weight
@@ -169,15 +161,11 @@ class GPT(LanguageModel):
     def new_cache(
         self, padding: Tensor | None = None, *, capacity: int | None = None, dtype: torch.dtype | None = None
     ) -> KVCache | None:
-        attentions = self._attentions
-        if not (attentions and self.causal and all(attention.uses_cache for attention in attentions)):
+        blocks = self.trunk.blocks
+        if not (blocks and self.causal and all(block.attention.uses_cache for block in blocks)):
             return None
         capacity = self.context_length if capacity is None else capacity
-        return KVCache(n_layers=len(attentions), capacity=capacity, padding=padding, dtype=dtype)
-
-    @property
-    def _attentions(self) -> list[Any]:
-        return [block.attention for block in self.trunk.blocks]
+        return KVCache(n_layers=len(blocks), capacity=capacity, padding=padding, dtype=dtype)
 
     def shorten(self, context_length: int) -> None:
         self.trunk.position_embedding.shorten(context_length)

@@ -5,7 +5,6 @@ name.
 """
 
 import re
-from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple
 
 import torch
@@ -61,9 +60,15 @@ HOLDS = {
 }
 """What GPT-2's layout has a place for: another kind of attention may have the same names and mean something else."""
 
-# The defaults of transformers' GPT2Config, for what config.json leaves out.
-SIZES = {"n_embd": 768, "n_layer": 12, "n_head": 12, "vocab_size": 50257, "n_positions": 1024}
-DROPOUTS = ("embd_pdrop", "attn_pdrop", "resid_pdrop")
+SIZES = {
+    "vocab_size": ("vocab_size", 50257),
+    "context_length": ("n_positions", 1024),
+    "n_layers": ("n_layer", 12),
+    "n_heads": ("n_head", 12),
+    "d_model": ("n_embd", 768),
+}
+"""The name of each size in config.json, and transformers' default for what config.json leaves out."""
+
 FIXED = {  # what GPT-2 is, and other values that mean the same
     "activation_function": ("gelu_new", "gelu_pytorch_tanh"),
     "layer_norm_epsilon": (1e-5,),
@@ -82,26 +87,18 @@ def table(n_layers: int, *, tie_head: bool) -> list[Row]:
 
 
 def sizes(config: dict[str, Any]) -> dict[str, Any]:
-    """The arguments of `GPT` that a config.json decides: sizes, dropout, biases and the head.
-
-    Raises:
-        ValueError: if it describes another architecture, or a GPT-2 whose arithmetic is not the published one.
-    """
+    """The arguments of `GPT` that a config.json decides. ValueError if its arithmetic is not the published GPT-2's."""
     architecture = config.get("model_type") or (config.get("architectures") or ["unnamed"])[0]
     if not str(architecture).lower().startswith("gpt2"):
         raise ValueError(f"its architecture is {architecture}, and only gpt2 can be read")
     for name, allowed in FIXED.items():
         if config.get(name, allowed[0]) not in allowed:
             raise ValueError(f"{name}={config[name]} is not GPT-2's arithmetic ({name}={allowed[0]})")
-    found = {name: config.get(name, default) for name, default in SIZES.items()}
-    if config.get("n_inner") not in (None, 4 * found["n_embd"]):
-        raise ValueError(f"n_inner={config['n_inner']} must be 4 x n_embd = {4 * found['n_embd']}")
+    found = {ours: config.get(theirs, default) for ours, (theirs, default) in SIZES.items()}
+    if config.get("n_inner") not in (None, 4 * found["d_model"]):
+        raise ValueError(f"n_inner={config['n_inner']} must be 4 x n_embd = {4 * found['d_model']}")
     return {
-        "vocab_size": found["vocab_size"],
-        "context_length": found["n_positions"],
-        "n_layers": found["n_layer"],
-        "n_heads": found["n_head"],
-        "d_model": found["n_embd"],
+        **found,
         "dropout": config.get("resid_pdrop", 0.1),
         "qkv_bias": config.get("qkv_bias", True) is not False,  # gptlab's own key: transformers ignores it
         "tie_head": config.get("tie_word_embeddings", True) is not False,
@@ -113,14 +110,10 @@ def config(model: GPT, *, eot: int | None) -> dict[str, Any]:
     return {
         "model_type": "gpt2",
         "architectures": ["GPT2LMHeadModel"],
-        "vocab_size": model.vocab_size,
-        "n_positions": model.context_length,
-        "n_embd": model.sizes["d_model"],
-        "n_layer": len(model.trunk.blocks),
-        "n_head": model.n_heads,
+        **{theirs: model.sizes[ours] for ours, (theirs, _) in SIZES.items()},
         "activation_function": "gelu_new",
         "layer_norm_epsilon": model.trunk.norm.eps,
-        **dict.fromkeys(DROPOUTS, float(model.trunk.dropout.p)),
+        **dict.fromkeys(("embd_pdrop", "attn_pdrop", "resid_pdrop"), float(model.trunk.dropout.p)),
         "tie_word_embeddings": model.is_tied,
         "qkv_bias": any(name.endswith("qkv.bias") for name, _ in model.named_parameters()),
         "bos_token_id": eot,
@@ -129,24 +122,16 @@ def config(model: GPT, *, eot: int | None) -> dict[str, Any]:
     }
 
 
-def read_weights(model: GPT, names: Iterable[str], read: Callable[[str], Tensor]) -> dict[str, Tensor]:
-    """Weights for a model, from tensors in GPT-2's layout, one at a time.
+def read_weights(model: GPT, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Weights for a model, from tensors in GPT-2's layout, with or without `transformer.` in front of their names.
 
-    Args:
-        model: decides names and shapes; may be on the meta device.
-        names: of all tensors in the file, with or without `transformer.` in front.
-        read: returns one of them by its name; it may be a view into a file.
-
-    Returns:
-        The model's state dict, without a tied head: float32, contiguous, on the CPU.
-
-    Raises:
-        ValueError: naming the tensor that is missing, unknown, of a wrong shape or not finite.
+    The model decides names and shapes; it may be on the meta device. Its state dict is float32 and contiguous, without
+    a tied head. ValueError names the tensor that is missing, unknown, of a wrong shape or not finite.
     """
     shapes = {name: tuple(parameter.shape) for name, parameter in model.named_parameters()}
     rows = table(len(model.trunk.blocks), tie_head=model.is_tied)
     as_written = {}  # the name in the file, by the full name
-    for name in names:
+    for name in tensors:
         bare = name.removeprefix(PREFIX)
         if not DERIVED.fullmatch(bare):
             as_written[bare if bare == HEAD.theirs else PREFIX + bare] = name
@@ -159,7 +144,7 @@ def read_weights(model: GPT, names: Iterable[str], read: Callable[[str], Tensor]
             raise ValueError(f"the tensor {row.theirs} is missing")
         if row.ours not in shapes:
             continue  # the biases of a model without qkv_bias: zeros
-        tensor = read(as_written[row.theirs])
+        tensor = tensors[as_written[row.theirs]]
         needed = shapes[row.ours][::-1] if row.transposed else shapes[row.ours]
         if tuple(tensor.shape) != needed:
             raise ValueError(f"the tensor {row.theirs} has the shape {tuple(tensor.shape)}, not {needed}")
@@ -170,11 +155,7 @@ def read_weights(model: GPT, names: Iterable[str], read: Callable[[str], Tensor]
 
 
 def write_weights(model: GPT) -> dict[str, Tensor]:
-    """The model's weights in GPT-2's layout; a projection without bias gets one of zeros, which adds nothing.
-
-    Raises:
-        ValueError: naming a module that GPT-2's layout has no place for.
-    """
+    """The model's weights in GPT-2's layout; ValueError names a module that the layout has no place for."""
     for name, module in model.named_modules():
         if type(module) not in HOLDS:
             raise ValueError(f"GPT-2's layout has no place for {type(module).__name__} ({name or 'the model itself'})")

@@ -16,11 +16,8 @@ def gpt2(model: nn.Module) -> None:
             nn.init.normal_(module.weight, std=0.02)
         if isinstance(module, nn.Linear) and module.bias is not None:
             nn.init.zeros_(module.bias)
-    ends_of_branches = [
-        parameter
-        for name, parameter in model.named_parameters()
-        if name.endswith(("attention.out.weight", "feed_forward.down.weight"))
-    ]
+    last = ("attention.out.weight", "feed_forward.down.weight")
+    ends_of_branches = [parameter for name, parameter in model.named_parameters() if name.endswith(last)]
     for parameter in ends_of_branches:
         nn.init.normal_(parameter, std=0.02 / math.sqrt(len(ends_of_branches)))
 
@@ -28,8 +25,7 @@ def gpt2(model: nn.Module) -> None:
 def textbook(model: nn.Module) -> None:
     """Torch's defaults, which Build a Large Language Model (From Scratch) trains from.
 
-    Embeddings are normal(0, 1): tokens differ from the first step, and a short text is memorized within dozens of
-    steps; normal(0, 0.02) takes hundreds. Linear layers are uniform within 1 / sqrt(fan in).
+    Embeddings are normal(0, 1): a short text is memorized within dozens of steps; normal(0, 0.02) takes hundreds.
     """
     for module in model.modules():
         if isinstance(module, nn.Embedding):

@@ -13,14 +13,8 @@ from gptlab.model.base import Captured
 class RecordingAttention(PlainAttention):
     """The plain variant with the projections of another attention; keeps the attention weights of its last call.
 
-    A fused kernel never holds the weights; the plain arithmetic does, on the same parameters. The output is that of the
-    other attention, so that the model's predictions stay the same.
-
-    Args:
-        attention: whose projections are used.
-
-    Raises:
-        ValueError: in `forward`, if its output is not what the weights make.
+    A fused kernel never holds the weights; the plain arithmetic does. The output is that of the other attention, so
+    that the model's predictions stay the same. ValueError in `forward` if it is not what the weights make.
     """
 
     def __init__(self, attention: PlainAttention) -> None:
@@ -49,13 +43,6 @@ def capture(model: Any, tokens: Tensor) -> Captured:
     """What a GPT computes on its way: the residual stream after each block, and attention weights if all have some.
 
     It runs on a copy in evaluation mode that shares every parameter, so a run can be inspected while it trains.
-
-    Args:
-        model: it is not changed.
-        tokens: (1, T)
-
-    Raises:
-        ValueError: if an attention claims the arithmetic of `PlainAttention` and computes something else.
     """
     twin = copy.deepcopy(model, memo={id(parameter): parameter for parameter in model.parameters()})
     streams: list[Tensor] = []

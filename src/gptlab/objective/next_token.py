@@ -65,10 +65,8 @@ def _in_chunks(hidden: Tensor, head: nn.Module, targets: Tensor, n_tokens: int) 
     chunks = list(zip(hidden.flatten(0, 1).split(n_tokens), targets.flatten().split(n_tokens), strict=True))
     if len(chunks) == 1:
         return chunk_loss(*chunks[0])
-    losses = [
-        checkpoint(chunk_loss, *chunk, use_reentrant=False, preserve_rng_state=False)  # a head draws nothing
-        for chunk in chunks
-    ]
+    # a head draws no random numbers
+    losses = [checkpoint(chunk_loss, *chunk, use_reentrant=False, preserve_rng_state=False) for chunk in chunks]
     return torch.stack(losses).sum()
 
 

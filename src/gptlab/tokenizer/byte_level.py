@@ -40,9 +40,7 @@ def unspell(written: str) -> bytes:
 class ByteLevelTokenizer(Tokenizer):
     """Tokens of bytes, then `<|endoftext|>`. Every text has an encoding, which runs in tiktoken's compiled loop.
 
-    Args:
-        tokens: the bytes of each id: the single ones, then those of the merges.
-        merges: the pairs that are joined, in the order in which they were learnt.
+    `tokens` are the bytes of each id: the single ones, then those of the merges in the order in which they were learnt.
     """
 
     def __init__(self, *, tokens: list[bytes], merges: list[tuple[bytes, bytes]]) -> None:

@@ -31,17 +31,13 @@ class Attention(nn.Module):
         positions: Tensor | None = None,
         cache: LayerCache | None = None,
     ) -> Tensor:
-        """Mix each token with those that it may see.
+        """Mix each token with those that it may see: (B, T, C) to (B, T, C).
 
         Args:
-            x: (B, T, C)
             mask: True for a key that may be seen, (B, past + T) for all queries or (B, 1, T, past + T) for each; a
                 causal attention sees no later key in any case. None if all may be seen.
             positions: the position of each token in its document, (T,) or (B, T).
             cache: this layer's earlier keys and values; the new ones are appended.
-
-        Returns:
-            (B, T, C)
         """
         raise NotImplementedError
 
@@ -55,14 +51,9 @@ def check_attention(attention: nn.Module) -> None:
 
 
 def within_documents(documents: Tensor) -> tuple[Tensor, Tensor]:
-    """The mask and the positions of rows that hold several documents.
+    """The mask (B, 1, T, T) and the positions (B, T) of rows that hold several documents, (B, T).
 
-    Args:
-        documents: the number of each token's document, 0 for padding, (B, T).
-
-    Returns:
-        True if two tokens belong together, (B, 1, T, T); the position of each token in its document, (B, T). Padding
-        sees padding alone, so that its softmax is defined.
+    Padding sees padding alone, so that its softmax is defined.
     """
     same = documents[:, :, None] == documents[:, None, :]  # (B, T, T)
     return same[:, None], same.tril().sum(dim=-1) - 1

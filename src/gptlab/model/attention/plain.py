@@ -15,13 +15,8 @@ def allowed_keys(n_queries: int, n_keys: int, mask: Tensor | None, device: torch
 
     A query sees itself, and earlier keys that the mask allows. Padding sees itself, so that its softmax is defined.
 
-    Args:
-        n_queries, n_keys: numbers of tokens.
-        mask: True for a key that may be seen, (B, n_keys) or (B, 1, n_queries, n_keys); None if all may be.
-        device: of the result.
-
-    Returns:
-        (n_queries, n_keys) without a mask, else (B, 1, n_queries, n_keys)
+    The mask is (B, n_keys) or (B, 1, n_queries, n_keys); None if all keys may be seen. The result is
+    (n_queries, n_keys) without a mask, else (B, 1, n_queries, n_keys).
     """
     if mask is not None and mask.dim() == 2:
         mask = mask[:, None, None, :]
@@ -34,15 +29,7 @@ def allowed_keys(n_queries: int, n_keys: int, mask: Tensor | None, device: torch
 
 
 class PlainAttention(Attention):
-    """Every intermediate has a name and a shape.
-
-    Args:
-        d_model: C.
-        n_heads: H; C must be divisible by it.
-        context_length: the most keys there will ever be (this variant needs no table of that size).
-        dropout: probability with which an attention weight is dropped in training.
-        qkv_bias: whether the joint projection has a bias.
-    """
+    """Every intermediate has a name and a shape. This variant needs no table of `context_length` keys."""
 
     causal = True
     family = "plain"
