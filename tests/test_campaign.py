@@ -1,6 +1,6 @@
 """The kill campaign: real runs, killed at random moments and resumed, again and again, become the undisturbed run.
 
-GPTLAB_KILLS=200 for the long form, GPTLAB_SEED=<number> to play one again.
+GPTLAB_KILLS=200 for the long form, GPTLAB_SEED=<number> to repeat one.
 """
 
 import os
@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
@@ -41,25 +42,8 @@ TWO_RANKS = (*RUN, "trainer=ddp", "trainer.accelerator=cpu", "trainer.devices=2"
 
 
 @dataclass
-class Figures:
-    """What a campaign can tell of itself."""
-
-    stops: int = 0
-    in_start_up: int = 0
-    in_saves: int = 0
-    steps_lost: int = 0
-
-    def __str__(self) -> str:
-        lost = self.steps_lost / max(1, self.stops - self.in_start_up)
-        return (
-            f"{self.stops} stops, {self.in_start_up} of them in start-up and {self.in_saves} in a save; "
-            f"{lost:.1f} steps lost on average by the others"
-        )
-
-
-@dataclass
 class Attempt:
-    """A process that trains, or goes on with training."""
+    """A process that trains, or resumes."""
 
     run: Path
     process: subprocess.Popen
@@ -68,14 +52,14 @@ class Attempt:
 
     @classmethod
     def begin(cls, run: Path, command: tuple[str, ...]) -> "Attempt":
-        """`command`, or, where it has got as far as a config.yaml, the one that goes on."""
+        """`command`, or, after it has got as far as a config.yaml, the one that resumes."""
         arguments = [f"resume={run.name}"] if (run / "config.yaml").exists() else command
         output = run.with_name("output.txt")
         with output.open("w") as file:
             typed = [sys.executable, str(ROOT / "train.py"), *arguments]
             streams = {"stdout": file, "stderr": subprocess.STDOUT}
             process = subprocess.Popen(typed, cwd=run.parent, **streams, start_new_session=True)
-        return cls(run, process, output, _content(run / "metrics.csv"))
+        return cls(run, process, output, content(run / "metrics.csv"))
 
     def wait_for(self, happened: Callable[[], bool], pause: float) -> bool:
         """Whether something happened before the process ended."""
@@ -86,11 +70,24 @@ class Attempt:
         return False
 
     def trains(self) -> bool:
-        """Whether metrics.csv has a new row; at first, rows of behind the checkpoint are cut off."""
-        return not self.rows_before.startswith(_content(self.run / "metrics.csv"))
+        """Whether metrics.csv has a new row; at first, rows after the checkpoint are cut off."""
+        return not self.rows_before.startswith(content(self.run / "metrics.csv"))
 
     def saves(self) -> bool:
         return any(self.run.glob("checkpoints/*.tmp"))
+
+    def reach(self, moment: str, chance: random.Random, start_up: float) -> bool:
+        """Wait for a moment to stop in; False if the run ended before."""
+        if moment == "start-up":
+            time.sleep(chance.uniform(0, start_up))
+            return self.process.poll() is None
+        if not self.wait_for(self.trains, 0.02):
+            return False
+        time.sleep(chance.uniform(0, 1))
+        if moment == "save" and not self.wait_for(self.saves, 0):
+            return False
+        time.sleep(chance.choice([0, chance.uniform(0, 0.01)]))
+        return self.process.poll() is None
 
     def kill(self) -> None:
         """With all that it has started."""
@@ -98,56 +95,23 @@ class Attempt:
         self.process.wait()
 
     def end(self) -> int:
-        """Its exit status, once it has ended by itself."""
+        """Its exit status, after it has ended by itself."""
         status = self.process.wait(timeout=300)
         assert "Traceback" not in self.output.read_text(), self.output.read_text()
         return status
 
 
-def _content(path: Path) -> bytes:
+def content(path: Path) -> bytes:
     return path.read_bytes() if path.exists() else b""
 
 
-def reach(moment: str, attempt: Attempt, chance: random.Random, start_up: float) -> bool:
-    """Wait for a moment to stop in; False where the run ended before."""
-    if moment == "start-up":
-        time.sleep(chance.uniform(0, start_up))
-        return attempt.process.poll() is None
-    if not attempt.wait_for(attempt.trains, 0.02):
-        return False
-    time.sleep(chance.uniform(0, 1))
-    if moment == "save" and not attempt.wait_for(attempt.saves, 0):
-        return False
-    time.sleep(chance.choice([0, chance.uniform(0, 0.01)]))
-    return attempt.process.poll() is None
-
-
-def newest_step(run: Path) -> int:
-    """Of the newest checkpoint; 0 before there is one."""
-    for name in ("last.ckpt", "previous.ckpt"):
-        if (run / "checkpoints" / name).exists():
-            return read(run / "checkpoints" / name)["global_step"]
-    return 0
-
-
-def logged_step(run: Path) -> int:
-    """The last step of metrics.csv whose line is whole."""
-    lines = _content(run / "metrics.csv").splitlines(keepends=True)[1:]
-    return max((int(line.split(b",")[0]) for line in lines if line.endswith(b"\n")), default=0)
-
-
-def note(figures: Figures, moment: str, run: Path, save_every: int) -> None:
-    """What a stop left, and that it is no less than was promised."""
-    figures.stops += 1
-    figures.in_saves += any(run.glob("checkpoints/*.tmp"))
-    if any(run.glob("checkpoints/*.ckpt")):
-        gptlab_package.load(run)
-    if moment == "start-up":
-        figures.in_start_up += 1
-        return
-    lost = logged_step(run) - newest_step(run)
-    assert lost <= save_every
-    figures.steps_lost += max(0, lost)
+def steps_lost(run: Path) -> int:
+    """Steps in whole lines of metrics.csv that are not in the newest checkpoint."""
+    lines = content(run / "metrics.csv").splitlines(keepends=True)[1:]
+    logged = max((int(line.split(b",")[0]) for line in lines if line.endswith(b"\n")), default=0)
+    checkpoints = [run / "checkpoints" / name for name in ("last.ckpt", "previous.ckpt")]
+    saved = next((read(path)["global_step"] for path in checkpoints if path.exists()), 0)
+    return max(0, logged - saved)
 
 
 class Undisturbed(NamedTuple):
@@ -155,6 +119,13 @@ class Undisturbed(NamedTuple):
 
     run: Path
     start_up: float
+
+
+def new_run(place: Path) -> Path:
+    place.mkdir(exist_ok=True)
+    (place / "poem.txt").write_text(POEM * 40)
+    os.environ["XDG_CACHE_HOME"] = str(place / "cache")
+    return place / "run"
 
 
 @pytest.fixture(scope="module")
@@ -174,41 +145,47 @@ def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Callable[[tuple[str
     return run_of
 
 
-def new_run(place: Path) -> Path:
-    place.mkdir(exist_ok=True)
-    (place / "poem.txt").write_text(POEM * 40)
-    os.environ["XDG_CACHE_HOME"] = str(place / "cache")
-    return place / "run"
-
-
-def campaign(
-    place: Path,
-    command: tuple[str, ...],
-    reference: Undisturbed,
-    *,
-    stops: int,
-    of_a_run: int,
-    weights: tuple[int, int, int],
-    stop: Callable[[Attempt, str], bool],
-    save_every: int,
-) -> Figures:
-    """Begin a run, stop it at random moments and go on with it, let it finish; again, until it was stopped so often.
+class Campaign(NamedTuple):
+    """Begin a run, stop it at random moments and resume it, let it finish; again, until it was stopped so often.
 
     `stop(attempt, moment)` says whether it came before the run had ended; `weights` are those of start-up, training
     and a save; `save_every` is how many steps a stop may cost.
     """
-    chance, figures = random.Random(SEED), Figures()
-    while figures.stops < stops:
-        run = new_run(place / str(figures.stops))
-        goal = min(stops, figures.stops + of_a_run)
-        while figures.stops < goal:
-            (moment,) = chance.choices(["start-up", "training", "save"], weights=weights)
-            attempt = Attempt.begin(run, command)
-            if not (reach(moment, attempt, chance, reference.start_up) and stop(attempt, moment)):
-                break
-            note(figures, moment, run, save_every=save_every)
-        finish(run, command, reference)
-    return figures
+
+    command: tuple[str, ...]
+    stops: int
+    of_a_run: int
+    weights: tuple[int, int, int]
+    stop: Callable[[Attempt, str], bool]
+    save_every: int
+
+    def __call__(self, place: Path, reference: Undisturbed, capfd: pytest.CaptureFixture) -> None:
+        chance, counts, began = random.Random(SEED), Counter[str](), time.monotonic()
+        while counts["stops"] < self.stops:
+            run = new_run(place / str(counts["stops"]))
+            goal = min(self.stops, counts["stops"] + self.of_a_run)
+            while counts["stops"] < goal:
+                (moment,) = chance.choices(["start-up", "training", "save"], weights=self.weights)
+                attempt = Attempt.begin(run, self.command)
+                if not (attempt.reach(moment, chance, reference.start_up) and self.stop(attempt, moment)):
+                    break
+                self.check(run, moment, counts)
+            if status(run) != "finished":
+                attempt = Attempt.begin(run, self.command)
+                assert attempt.end() == 0, attempt.output.read_text()
+            assert status(run) == "finished"
+            assert_same_run(run, reference.run)
+        with capfd.disabled():
+            print(f"\n{dict(counts)} in {time.monotonic() - began:.0f} s (GPTLAB_SEED={SEED})")
+
+    def check(self, run: Path, moment: str, counts: Counter[str]) -> None:
+        """What a stop left is no less than was promised."""
+        counts.update({"stops": 1, moment: 1, "unfinished files": any(run.glob("checkpoints/*.tmp"))})
+        if any(run.glob("checkpoints/*.ckpt")):
+            gptlab_package.load(run)
+        if moment != "start-up":
+            assert steps_lost(run) <= self.save_every
+            counts["steps lost"] += steps_lost(run)
 
 
 @pytest.mark.parametrize(
@@ -225,52 +202,32 @@ def test_killed_again_and_again_a_run_ends_as_the_undisturbed_one(
         attempt.kill()
         return True
 
-    reference, began = undisturbed(command), time.monotonic()
-    how = {"of_a_run": KILLS_OF_A_RUN, "weights": (5, 7, 8), "stop": kill, "save_every": SAVE_EVERY}
-    figures = campaign(tmp_path, command, reference, stops=kills, **how)  # type: ignore[arg-type]
-    assert figures.stops == kills
-    tell(capfd, f"kill -9: {figures}", began)
+    campaign = Campaign(command, kills, KILLS_OF_A_RUN, weights=(5, 7, 8), stop=kill, save_every=SAVE_EVERY)
+    campaign(tmp_path, undisturbed(command), capfd)
 
 
-@pytest.mark.parametrize(("number", "status"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+@pytest.mark.parametrize(("number", "exit_status"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
 def test_stopped_by_signals_a_run_ends_as_the_undisturbed_one(
     tmp_path: Path,
     undisturbed: Callable[[tuple[str, ...]], Undisturbed],
     capfd: pytest.CaptureFixture,
     number: int,
-    status: int,
+    exit_status: int,
 ) -> None:
     def send(attempt: Attempt, moment: str) -> bool:
         attempt.process.send_signal(number)
         ended = attempt.end()
-        if summary_status(attempt.run) == "finished":  # it came behind the last step
+        if status(attempt.run) == "finished":  # it came after the last step
             return False
-        assert ended == status or (moment == "start-up" and ended == -number), attempt.output.read_text()
+        assert ended == exit_status or (moment == "start-up" and ended == -number), attempt.output.read_text()
         if moment != "start-up":
-            assert summary_status(attempt.run) == "interrupted"
+            assert status(attempt.run) == "interrupted"
             assert "resume=run" in attempt.output.read_text()
         return True
 
-    reference, began = undisturbed(RUN), time.monotonic()
-    how = {"of_a_run": SIGNALS_OF_A_RUN, "weights": (1, 2, 2), "stop": send, "save_every": 0}
-    figures = campaign(tmp_path, RUN, reference, stops=SIGNALS, **how)  # type: ignore[arg-type]
-    assert figures.stops == SIGNALS
-    tell(capfd, f"{signal.Signals(number).name}: {figures}", began)
+    campaign = Campaign(RUN, SIGNALS, SIGNALS_OF_A_RUN, weights=(1, 2, 2), stop=send, save_every=0)
+    campaign(tmp_path, undisturbed(RUN), capfd)
 
 
-def summary_status(run: Path) -> str | None:
+def status(run: Path) -> str | None:
     return summary(run)["status"] if (run / "summary.json").exists() else None
-
-
-def finish(run: Path, command: tuple[str, ...], reference: Undisturbed) -> None:
-    """Let it train to its end."""
-    if summary_status(run) != "finished":
-        attempt = Attempt.begin(run, command)
-        assert attempt.end() == 0, attempt.output.read_text()
-    assert summary(run)["status"] == "finished"
-    assert_same_run(run, reference.run)
-
-
-def tell(capfd: pytest.CaptureFixture, what: str, began: float) -> None:
-    with capfd.disabled():
-        print(f"\n{what}; {time.monotonic() - began:.0f} s (GPTLAB_SEED={SEED})")

@@ -1,20 +1,23 @@
-"""A failed write may end a run, but the last whole checkpoint loads, and resuming from it is exact."""
+"""A full disk may end a run, but the last whole checkpoint loads, and resuming from it is exact."""
 
-import gc
+import builtins
+import errno
+import io
+import os
+import re
 import shutil
-import subprocess
 import sys
 import threading
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import pytest
 
 import gptlab as gptlab_package
 from conftest import POEM, TINY, Result
-from faulty_disk import KINDS, FaultyDisk, faulty
-from same_run import assert_same_run, differences, weights
+from same_run import differences, summary, weights
 
 Command = Callable[..., Result]
 
@@ -24,10 +27,69 @@ RUN = (
 )
 
 
-class Undisturbed(NamedTuple):
-    """A run that nothing disturbed, what it wrote, and copies `run-<n>` of its directory from before each write."""
+class FullDisk:
+    """Counts what is written below a directory, and has no space from operation `at` on.
 
-    command: tuple[str, ...]
+    An operation is a file that is opened for writing, or a write that reaches the system (buffers lie above it). Files
+    that C or C++ opens by itself are not seen.
+    """
+
+    def __init__(self, directory: Path, *, at: int | None = None) -> None:
+        self.directory = directory.absolute()
+        self.at = at
+        self.operations: list[str] = []
+        self._lock = threading.Lock()
+
+    def __contains__(self, path: Any) -> bool:
+        is_path = isinstance(path, str | bytes | os.PathLike)
+        return is_path and Path(os.fsdecode(path)).absolute().is_relative_to(self.directory)
+
+    def count(self, what: str, path: Any) -> None:
+        with self._lock:  # TensorBoard writes from a thread of its own
+            self.operations.append(f"{what} {Path(os.fsdecode(path)).name}")
+            is_full = self.at is not None and len(self.operations) > self.at
+        if is_full:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
+
+
+class _RawFile(io.FileIO):
+    """What lies below Python's buffers."""
+
+    disk: FullDisk
+
+    def write(self, data: Any) -> int | None:
+        self.disk.count("write", self.name)
+        return super().write(data)
+
+
+@contextmanager
+def mounted(disk: FullDisk) -> Iterator[FullDisk]:
+    """Within the block, `open` writes through the disk."""
+    real_open = io.open
+
+    def opened(file: Any, mode: str = "r", buffering: int = -1, *text: Any, **named: Any) -> Any:
+        if not set(mode) & set("wxa+") or file not in disk:
+            return real_open(file, mode, buffering, *text, **named)
+        disk.count("open", file)
+        raw = _RawFile(os.fspath(file), mode.replace("b", "").replace("t", ""), opener=named.pop("opener", None))
+        raw.disk = disk
+        if buffering == 0:
+            return raw
+        buffered = (io.BufferedRandom if "+" in mode else io.BufferedWriter)(raw)
+        if "b" in mode:
+            return buffered
+        names = ("encoding", "errors", "newline")
+        return io.TextIOWrapper(buffered, **dict(zip(names, text, strict=False)), **named)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(io, "open", opened)
+        patch.setattr(builtins, "open", opened)
+        yield disk
+
+
+class Undisturbed(NamedTuple):
+    """A run on a disk with space, and what it wrote."""
+
     run: Path
     operations: list[str]
 
@@ -38,149 +100,66 @@ def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Undisturbed:
 
     place = tmp_path_factory.mktemp("undisturbed")
     (place / "poem.txt").write_text(POEM * 40)
-    disk = FaultyDisk(place / "run")
-
-    def photograph(n: int) -> None:
-        if disk.directory.exists():
-            shutil.copytree(disk.directory, place / f"run-{n}")
-
-    disk.before_each = photograph
-    with pytest.MonkeyPatch.context() as patch:
+    with pytest.MonkeyPatch.context() as patch, mounted(FullDisk(place / "run")) as disk:
         patch.chdir(place)
         patch.setenv("XDG_CACHE_HOME", str(place / "cache"))
         patch.setattr(sys, "argv", ["gptlab", "train"])
-        with faulty(disk):
-            assert main(["train", *RUN]) == 0
-    return Undisturbed(RUN, place / "run", disk.operations)
+        assert main(["train", *RUN]) == 0
+    return Undisturbed(disk.directory, disk.operations)
 
 
-def go_on(gptlab: Command, run: Path, undisturbed: Undisturbed) -> None:
-    """Resume what can be, begin again what had not begun; a run that is complete says so."""
-    command = [f"resume={run}"] if (run / "config.yaml").exists() else undisturbed.command
-    result = gptlab("train", *command)
-    finished = result.status == 2 and "has finished" in result.err
-    assert result.status == 0 or finished, result.err
-
-
-def check_fault(gptlab: Command, kind: str, n: int, undisturbed: Undisturbed) -> str:
-    """One run with one fault, and the run that goes on from what it left; returns what went wrong."""
-    run = Path("run")
-    unheard: list[object] = []  # of threads and destructors: Python prints a traceback for each
-    with faulty(FaultyDisk(run, kind=kind, at=n)) as disk, pytest.MonkeyPatch.context() as patch:
-        patch.setattr(threading, "excepthook", unheard.append)
-        patch.setattr(sys, "unraisablehook", unheard.append)
-        result = gptlab("train", *undisturbed.command)
-        gc.collect()
-    where = f"{kind} at operation {n}, {disk.failed}"
-    trained = (run / "metrics.csv").exists()
-    saved = any(operation.startswith("replace ") and operation.endswith(".ckpt") for operation in disk.operations)
-    assert result.status in ((0, 1) if trained or saved else (0, 1, 2)), f"{where}: {result}"
-    assert "Traceback" not in result.out + result.err, f"{where}: {result}"
-    assert not unheard, f"{where}: {unheard}"
-    if any(run.glob("checkpoints/*.ckpt")):
-        gptlab_package.load(run)
-    go_on(gptlab, run, undisturbed)
-    assert differences(weights(run), weights(undisturbed.run)) == [], where
-    shutil.rmtree(run)
-    return disk.failed
-
-
-def check_faults(
-    gptlab: Command, undisturbed: Undisturbed, faults: Iterable[tuple[str, int]], capfd: pytest.CaptureFixture
+def check_full_disks(
+    gptlab: Command, undisturbed: Undisturbed, moments: Iterable[int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Every one of them, so that a failure says which others there are."""
-    n_faults, failures = 0, []
-    for kind, n in faults:
-        n_faults += 1
-        try:
-            check_fault(gptlab, kind, n, undisturbed)
-        except (Exception, SystemExit) as error:
-            failures.append(f"{type(error).__name__}: {error}")
-            shutil.rmtree("run", ignore_errors=True)
-    with capfd.disabled():
-        print(f"\n{n_faults} faults injected, {len(failures)} not survived")
-    assert not failures, "\n".join(failures)
-
-
-def one_of_each(operations: list[str]) -> list[int]:
-    """The last operation of each sort on each file."""
-    return sorted({operation.partition(".tfevents")[0]: n for n, operation in enumerate(operations)}.values())
-
-
-@pytest.mark.slow
-def test_one_fault_of_each_sort_on_each_file(
-    gptlab: Command, undisturbed: Undisturbed, capfd: pytest.CaptureFixture
-) -> None:
-    operations = [n for n in one_of_each(undisturbed.operations) if not undisturbed.operations[n].startswith("open")]
-    check_faults(gptlab, undisturbed, [(KINDS[i % len(KINDS)], n) for i, n in enumerate(operations)], capfd)
-
-
-@pytest.mark.campaign
-@pytest.mark.timeout(7200)
-@pytest.mark.parametrize("kind", KINDS)
-def test_every_fault(gptlab: Command, undisturbed: Undisturbed, kind: str, capfd: pytest.CaptureFixture) -> None:
-    check_faults(gptlab, undisturbed, ((kind, n) for n in range(len(undisturbed.operations))), capfd)
-
-
-def check_kills(gptlab: Command, undisturbed: Undisturbed, writes: Iterable[int]) -> None:
-    """What kill -9 leaves before a write is gone on with."""
+    """A run for each moment from which the disk is full; a failure says which others there are."""
     failures = []
-    for n in writes:
+    for n in moments:
         try:
-            shutil.copytree(undisturbed.run.with_name(f"run-{n}"), "run")
-            go_on(gptlab, Path("run"), undisturbed)
-            assert_same_run(Path("run"), undisturbed.run)
+            check_full_disk(gptlab, undisturbed, n, monkeypatch)
         except (Exception, SystemExit) as error:
-            failures.append(f"killed before operation {n}, {undisturbed.operations[n]}: {error}")
+            failures.append(f"full at {n}, {undisturbed.operations[n]}: {type(error).__name__}: {error}")
         shutil.rmtree("run", ignore_errors=True)
     assert not failures, "\n".join(failures)
 
 
-@pytest.mark.slow
-def test_killed_before_a_file_is_opened_or_named(gptlab: Command, undisturbed: Undisturbed) -> None:
-    moments = [n for n in one_of_each(undisturbed.operations) if undisturbed.operations[n].startswith(("open", "repl"))]
-    check_kills(gptlab, undisturbed, moments)
-
-
-@pytest.mark.campaign
-@pytest.mark.timeout(3600)
-def test_killed_before_every_write(gptlab: Command, undisturbed: Undisturbed) -> None:
-    check_kills(gptlab, undisturbed, range(len(undisturbed.operations)))
-
-
-@pytest.fixture
-def small_disk(workplace: Path) -> Iterator[Callable[[int], None]]:
-    """Sets the size in kilobytes of a file system that is mounted on `run`; skips where nobody may mount."""
-    run = workplace / "run"
-    run.mkdir()
-    mount = ["mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", str(run)]
-    if shutil.which("mount") is None or subprocess.run(mount, capture_output=True, check=False).returncode != 0:
-        pytest.skip("mounting a file system is not permitted here")
-
-    def resize(kilobytes: int) -> None:
-        subprocess.run(["mount", "-o", f"remount,size={kilobytes}k", str(run)], check=True)
-
-    yield resize
-    subprocess.run(["umount", str(run)], check=True)
-
-
-def check_small_disk(gptlab: Command, resize: Callable[[int], None], kilobytes: int, undisturbed: Undisturbed) -> None:
+def check_full_disk(gptlab: Command, undisturbed: Undisturbed, n: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The run ends with one sentence, its last checkpoint loads, and with space it becomes the undisturbed one."""
     run = Path("run")
-    resize(kilobytes)
-    result = gptlab("train", *undisturbed.command)
-    assert result.status in (0, 1, 2), result
-    assert "Traceback" not in result.out + result.err
+    with mounted(FullDisk(run, at=n)), monkeypatch.context() as patch:
+        patch.setattr(threading, "excepthook", lambda _: None)  # TensorBoard's writer is a thread
+        result = gptlab("train", *RUN)
+    if result.status == 0:
+        assert summary(run)["status"] == "finished", "only lines of train.log are missing"
+    else:
+        assert re.search("No space left on device|the disk is full", result.err.splitlines()[-1]), result.err
+        assert "Traceback" not in result.out + result.err
     if any(run.glob("checkpoints/*.ckpt")):
         gptlab_package.load(run)
-    else:
-        assert kilobytes < 200
-    resize(64 * 1024)
-    go_on(gptlab, run, undisturbed)
+    again = gptlab("train", *([f"resume={run}"] if (run / "config.yaml").exists() else RUN))
+    assert again.status == 0 or (again.status == 2 and "has finished" in again.err), again.err
     assert differences(weights(run), weights(undisturbed.run)) == []
 
 
-@pytest.mark.parametrize("kilobytes", [8, 100, 200, 300])
-def test_a_disk_that_is_full(
-    gptlab: Command, small_disk: Callable[[int], None], undisturbed: Undisturbed, kilobytes: int
+@pytest.mark.parametrize("at", ["write config.yaml.tmp", "write last.ckpt.tmp"])
+def test_a_full_disk_ends_a_run_with_one_sentence(
+    gptlab: Command, undisturbed: Undisturbed, monkeypatch: pytest.MonkeyPatch, at: str
 ) -> None:
-    check_small_disk(gptlab, small_disk, kilobytes, undisturbed)
+    last = len(undisturbed.operations) - 1 - undisturbed.operations[::-1].index(at)
+    check_full_disk(gptlab, undisturbed, last, monkeypatch)
+
+
+@pytest.mark.slow
+def test_a_disk_that_becomes_full_at_each_file(
+    gptlab: Command, undisturbed: Undisturbed, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    last = {operation.partition(".tfevents")[0]: n for n, operation in enumerate(undisturbed.operations)}
+    moments = [n for operation, n in last.items() if operation.startswith("write")]
+    check_full_disks(gptlab, undisturbed, moments, monkeypatch)
+
+
+@pytest.mark.campaign
+@pytest.mark.timeout(7200)
+def test_a_disk_that_becomes_full_at_any_time(
+    gptlab: Command, undisturbed: Undisturbed, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    check_full_disks(gptlab, undisturbed, range(len(undisturbed.operations)), monkeypatch)

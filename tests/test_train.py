@@ -173,7 +173,7 @@ def test_a_run_that_fails_says_where_and_is_recorded(
 
     run = workplace / "run"
     with monkeypatch.context() as patch:
-        patch.setattr("gptlab.training.callbacks.samples.generate", fail)
+        patch.setattr("gptlab.training.callbacks.samples.continue_texts", fail)
         result = gptlab("train", *TINY, "run_dir=run")
     assert result.status == 1
     assert "failed at step 3: ValueError: no such word (traceback in run/train.log)" in result.err

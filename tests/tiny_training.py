@@ -39,22 +39,19 @@ def make_module(
         objective=NextToken(),
         optimizer=optimizer,
         schedule=lambda step: 1.0,
-        tokenizer=TOKENIZER,
+        data=prepared_data(),
         config={},
-        fingerprint="",
-        prompt="abc",
         seed=seed,
         micro_batch_size=rows,
         max_steps=steps,
         grad_clip=grad_clip,
         on_nonfinite="stop",
-        val_bytes_per_token=1.0,
     )
 
 
-def make_data(*, rows: int = BATCH, steps: int = STEPS, seed: int = 0) -> DataModule:
+def prepared_data() -> PreparedData:
     n_train = int(0.9 * len(TOKENS))
-    data = PreparedData(
+    return PreparedData(
         name="numbers",
         tokenizer=TOKENIZER,
         fingerprint="",
@@ -65,6 +62,10 @@ def make_data(*, rows: int = BATCH, steps: int = STEPS, seed: int = 0) -> DataMo
         val_bytes_per_token=1.0,
         prompt="abc",
     )
+
+
+def make_data(*, rows: int = BATCH, steps: int = STEPS, seed: int = 0) -> DataModule:
+    data = prepared_data()
     return DataModule(data, batch_size=BATCH, micro_batch_size=rows, n_steps=steps, seed=seed, num_workers=0)
 
 

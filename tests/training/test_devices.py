@@ -7,13 +7,9 @@ from gptlab.training.devices import resolve, rows_per_micro_batch
 CPU = {"accelerator": "cpu", "devices": 1, "num_nodes": 1, "strategy": "auto", "precision": None}
 
 
-def test_the_safe_precision_of_a_cpu_is_fp32() -> None:
-    assert resolve(CPU).precision == "32-true"
-
-
-@pytest.mark.parametrize(("short", "name"), [("bf16", "bf16-mixed"), (32, "32-true"), ("64", "64-true")])
-def test_short_names_of_precisions(short: str | int, name: str) -> None:
-    assert resolve({**CPU, "precision": short}).precision == name
+@pytest.mark.parametrize(("given", "name"), [(None, "32-true"), ("bf16", "bf16-mixed"), (32, "32-true")])
+def test_the_default_precision_of_a_cpu_and_short_names(given: str | int | None, name: str) -> None:
+    assert resolve({**CPU, "precision": given}).precision == name
 
 
 def test_ranks_are_devices_times_nodes() -> None:

@@ -4,6 +4,7 @@
 """
 
 import logging
+from dataclasses import replace
 from pathlib import Path
 
 import lightning as L
@@ -61,23 +62,21 @@ def training_module(config: build.Config, data: DataModule, *, start: Loaded | N
         start: weights to start from, as `gptlab.load` returns them.
     """
     prepared = data.data
-    validates_all = config["trainer"].get("limit_val_batches", 1.0) == 1.0
+    if config["trainer"].get("limit_val_batches", 1.0) != 1.0:  # of the validated part it is not known
+        prepared = replace(prepared, val_bytes_per_token=None)
     torch.manual_seed(config["seed"])
     return TrainingModule(
         model=initial_model(start, config) if start else build.model(config, prepared.tokenizer.vocab_size),
         objective=build.objective(config),
         optimizer=build.optimizer(config),
         schedule=build.schedule(config),
-        tokenizer=prepared.tokenizer,
+        data=prepared,
         config=config,
-        fingerprint=prepared.fingerprint,
-        prompt=prepared.prompt,
         seed=config["seed"],
         micro_batch_size=_rows(config),
         max_steps=config["max_steps"],
         grad_clip=config["grad_clip"],
         on_nonfinite=config["on_nonfinite"],
-        val_bytes_per_token=prepared.val_bytes_per_token if validates_all else None,
     )
 
 
@@ -110,7 +109,8 @@ def check_device(module: TrainingModule, data: DataModule, hardware: devices.Har
     if hardware.accelerator == "mps":
         train = data.data.train
         batch = train.batch(np.arange(min(data.micro_batch_size, len(train))))
-        device_check.check_device(module.model, module.objective, batch, hardware)
+        found = device_check.compare(module.model, module.objective, batch, device="mps", precision=hardware.precision)
+        log.info("mps agrees with the CPU: %s", found)
 
 
 def _rows(config: build.Config) -> int:

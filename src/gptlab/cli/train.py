@@ -68,7 +68,8 @@ def train(cfg: DictConfig) -> int:
         run_dir = _open_run_dir(settings, state, stack)
         config = {**config, "run_dir": str(run_dir), "data": absolute_paths(config["data"])}
         module = parts.training_module(config, data, start=start)
-        module.validate_first = start is not None and state.checkpoint is None
+        if start is not None and state.checkpoint is None:
+            module.validated_step = -1  # the weights are validated before the first step
         trainer = parts.trainer(config, pruning_callbacks(has_bits_per_byte="val/bits_per_byte" in module.metric_names))
         if is_rank_zero():
             _announce(module, hardware, start, state)
@@ -84,7 +85,7 @@ def train(cfg: DictConfig) -> int:
             run_dir=run_dir,
             hparams=_hparams(config),
             run_log=run_log,
-            resume=state if state.run_dir is not None else None,
+            resume=state,
         )
         if is_rank_zero():
             report(result, run_dir, config, prompt=prepared.prompt)

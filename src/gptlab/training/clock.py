@@ -5,25 +5,20 @@ from collections import deque
 
 
 class Clock:
-    """Seconds of a run, validation and saving included, and tokens per second of its training steps alone.
+    """Seconds of a run, validation and saving included, and of its training steps alone.
 
     `state` and `load` carry both to the next session.
     """
 
     def __init__(self) -> None:
+        self.training_seconds = 0.0
         self._began = time.perf_counter()
-        self._training_seconds, self._tokens = 0.0, 0
         self._step_began: float | None = None
         self._recent: deque[tuple[float, int]] = deque(maxlen=20)  # (seconds, tokens) of a step
 
     @property
     def seconds(self) -> float:
         return time.perf_counter() - self._began
-
-    @property
-    def tokens_per_second(self) -> float:
-        """Mean over all training steps."""
-        return self._tokens / max(self._training_seconds, 1e-9)
 
     @property
     def recent_tokens_per_second(self) -> float:
@@ -37,8 +32,7 @@ class Clock:
     def end_step(self, n_tokens: int) -> None:
         now = time.perf_counter()
         seconds = now - (self._step_began or now)
-        self._training_seconds += seconds
-        self._tokens += n_tokens
+        self.training_seconds += seconds
         self._recent.append((seconds, n_tokens))
         self._step_began = now
 
@@ -47,8 +41,8 @@ class Clock:
         self._step_began = None
 
     def state(self) -> dict[str, float]:
-        return {"seconds": self.seconds, "training_seconds": self._training_seconds, "tokens": self._tokens}
+        return {"seconds": self.seconds, "training_seconds": self.training_seconds}
 
     def load(self, state: dict[str, float]) -> None:
         self._began = time.perf_counter() - state["seconds"]
-        self._training_seconds, self._tokens = state["training_seconds"], int(state["tokens"])
+        self.training_seconds = state["training_seconds"]

@@ -81,10 +81,9 @@ def _count(devices: Any, device: str) -> int:
     available = {"cpu": 2**20, "mps": 1, "cuda": torch.cuda.device_count()}[device]  # a CPU has as many as one likes
     if devices in ("auto", "-1", -1):
         return 1 if device == "cpu" else available
-    if isinstance(devices, list) and devices and all(number in range(available) for number in devices):
-        return len(devices)
-    if str(devices).isdigit() and 1 <= int(devices) <= available:
-        return int(devices)
+    numbers = devices if isinstance(devices, list) else range(int(devices)) if str(devices).isdigit() else ()
+    if numbers and all(number in range(available) for number in numbers):
+        return len(numbers)
     here = "" if device == "cpu" else f"; this machine has {available} {device} device(s)"
     raise UserError(f"trainer.devices={devices} must be auto, a number from 1, or a list of device numbers{here}")
 

@@ -1,28 +1,23 @@
 """Shared parts of pictures: frame, log scale, numbers, running mean, file."""
 
-import io
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import Any
 
 import numpy as np
 
 from gptlab.files import whole_file
 
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
-    from matplotlib.figure import Figure
-
 EVEN = (1, 2, 5, 10)
 """Steps from one tick to the next, for a MaxNLocator."""
 
 
-def frame(axes: "Axes") -> None:
+def frame(axes: Any) -> None:
     """A faint grid, and no lines at the top and the right."""
     axes.grid(alpha=0.25)
     axes.spines[["top", "right"]].set_visible(False)
 
 
-def log_scale(axes: "Axes") -> None:
+def log_scale(axes: Any) -> None:
     """Ticks at 1, 2, 5, 10, ... in short numbers; closer ones if the range is narrow."""
     from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter
 
@@ -50,9 +45,7 @@ def running_mean(values: np.ndarray, window: int) -> np.ndarray:
     return (sums[ends] - sums[begins]) / (ends - begins)
 
 
-def save(figure: "Figure", picture: Path) -> None:
+def save(figure: Any, picture: Path) -> None:
     """Write a picture atomically, in the format of its suffix. Raises OSError."""
-    content = io.BytesIO()  # a full disk then raises OSError only
-    figure.savefig(content, format=picture.suffix[1:].lower())
     with whole_file(picture) as file:
-        file.write(content.getbuffer())
+        figure.savefig(file, format=picture.suffix[1:].lower())

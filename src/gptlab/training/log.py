@@ -25,9 +25,8 @@ class RunLog:
     """Handles the log lines of a run; of several ranks only the first writes. Early lines are kept for train.log."""
 
     def __init__(self, *, writes: bool) -> None:
-        self._file: logging.FileHandler | None = None
-        self._early = logging.handlers.MemoryHandler(10_000, flushLevel=logging.CRITICAL + 1)
-        self._handlers: list[logging.Handler] = [_Terminal(), self._early] if writes else []
+        self._lines = logging.handlers.MemoryHandler(10_000, flushLevel=logging.CRITICAL + 1)
+        self._handlers: list[logging.Handler] = [_Terminal(), self._lines] if writes else []
         LOGGER.setLevel(logging.INFO)
         LOGGER.propagate = False
         for handler in self._handlers:
@@ -35,26 +34,26 @@ class RunLog:
 
     def open(self, run_dir: Path) -> None:
         """Continue train.log, with the lines so far. Raises OSError."""
-        if self._file is None and self._handlers:
-            self._file = logging.FileHandler(run_dir / TRAIN_LOG, encoding="utf-8", errors="replace")
-            self._file.handleError = lambda record: None  # type: ignore[method-assign] # on a full disk: a lost line
-            self._file.setFormatter(logging.Formatter("%(asctime)s %(message)s", "%Y-%m-%d %H:%M:%S"))
-            self._early.setTarget(self._file)
-            self._early.close()  # flushes
-            LOGGER.removeHandler(self._early)
-            LOGGER.addHandler(self._file)
-            self._handlers[1] = self._file
+        if self._handlers and self._lines.target is None:
+            file = logging.FileHandler(run_dir / TRAIN_LOG, encoding="utf-8", errors="replace")
+            file.handleError = lambda record: None  # type: ignore[method-assign] # on a full disk: a lost line
+            file.setFormatter(logging.Formatter("%(asctime)s %(message)s", "%Y-%m-%d %H:%M:%S"))
+            self._lines.setTarget(file)
+            self._lines.capacity = 1  # from now on each line is written at once
+            self._lines.flush()
 
     def file_only(self, text: str) -> None:
         """Write a traceback to train.log alone."""
-        if self._file is not None:
-            self._file.handle(logging.LogRecord("gptlab", logging.ERROR, "", 0, text, None, None))
+        self._lines.handle(logging.LogRecord("gptlab", logging.ERROR, "", 0, text, None, None))
 
     def close(self) -> None:
+        file = self._lines.target
         for handler in self._handlers:
             LOGGER.removeHandler(handler)
-            with suppress(OSError):  # the disk is full
-                handler.close()
+        with suppress(OSError):  # the disk is full
+            self._lines.close()
+            if file is not None:
+                file.close()
 
 
 def quiet_lightning() -> None:

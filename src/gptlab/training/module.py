@@ -17,9 +17,9 @@ from lightning.pytorch.core.optimizer import LightningOptimizer
 from torch import Tensor
 from torch.nn.utils import clip_grad_norm_
 
+from gptlab.data.base import PreparedData
 from gptlab.model import LanguageModel
 from gptlab.objective import Batch, Loss, Objective
-from gptlab.tokenizer import Tokenizer
 from gptlab.training import stepping
 from gptlab.training.clock import Clock
 from gptlab.training.ranks import data_parallel
@@ -36,14 +36,20 @@ class TrainingModule(L.LightningModule):
 
     Args:
         optimizer, schedule: from the model to its optimizer; from the steps done to a factor on the learning rate.
-        tokenizer, config, fingerprint, prompt: stored in checkpoints. The fingerprint is a hash of the data, the prompt
-            a few words of it.
+        data: its tokenizer, fingerprint and prompt are stored in checkpoints.
+        config: stored in checkpoints.
         seed: dropout of step k depends on (seed, k, rank) only.
         micro_batch_size: sequences that this device holds at once.
         max_steps: length of the run; a Trainer with fewer max_steps ends it earlier.
         grad_clip: largest gradient norm; None for no clipping.
         on_nonfinite: "stop" or "skip", for a step whose loss or gradient norm is not finite.
-        val_bytes_per_token: of the validation targets, for bits per byte; None if not known.
+
+    Attributes:
+        metrics: of the last step and the last validation.
+        n_tokens: trained on so far, over all ranks.
+        validated_step: steps done at the last validation; -1 for weights from elsewhere, which are validated first.
+        stop_requested: set by a signal handler: the run stops after the current step.
+        between_steps: whether weights, logs and the number of steps agree, so that a checkpoint can be saved.
     """
 
     def __init__(
@@ -53,42 +59,31 @@ class TrainingModule(L.LightningModule):
         objective: Objective,
         optimizer: Callable[[LanguageModel], torch.optim.Optimizer],
         schedule: Callable[[int], float],
-        tokenizer: Tokenizer,
+        data: PreparedData,
         config: dict[str, Any],
-        fingerprint: str,
-        prompt: str,
         seed: int,
         micro_batch_size: int,
         max_steps: int,
         grad_clip: float | None,
         on_nonfinite: str,
-        val_bytes_per_token: float | None,
     ) -> None:
         super().__init__()
         self.automatic_optimization = False
         self.model: LanguageModel = model
         self.objective = objective
-        self.tokenizer = tokenizer
+        self.data = data
         self.config = config
-        self.fingerprint = fingerprint
-        self.prompt = prompt
         self.guard = NonFiniteGuard(on_nonfinite)
         self.clock = Clock()
-        self.metrics: dict[str, float] = {}  # of the last step and the last validation
-        self.n_tokens = 0  # trained on so far, over all ranks
-        self.stop_requested = False  # a signal handler sets it: the run stops after the current step
-        self.validate_first = False  # before the first step
-        self.weights_are_whole = True  # the optimizer is not writing them
-        self.unlogged: dict[str, float] = {}  # of a finished step; Lightning has not passed them to the loggers yet
+        self.metrics: dict[str, float] = {}
+        self.n_tokens = self.validated_step = 0
+        self.stop_requested = self.between_steps = False
 
         self._make_optimizer, self._schedule, self._grad_clip = optimizer, schedule, grad_clip
         self._seed, self._micro_batch_size, self._max_steps = seed, micro_batch_size, max_steps
-        self._val_bytes_per_token = val_bytes_per_token
-        self._stops = False  # whether a signal has come to any rank
         self._loss = self._grad_norm = math.nan  # of the current step
         self._recent: deque[tuple[float, int]] = deque(maxlen=RECENT_STEPS)  # (summed loss, tokens) of a step
         self._losses: list[Loss] = []  # of the current validation or test
-        self._validated_step = 0
         self._resumed_step: int | None = None  # until Lightning's counters are set to it
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
@@ -103,6 +98,7 @@ class TrainingModule(L.LightningModule):
     # -- training --------------------------------------------------------------------------------------------------
 
     def training_step(self, batch: Batch, batch_idx: int) -> None:
+        """One optimizer step. The batch is this rank's share of it."""
         step = self.trainer.global_step  # optimizer steps done
         rank, n_ranks = data_parallel(self.trainer)
         self.clock.start_step()
@@ -111,27 +107,26 @@ class TrainingModule(L.LightningModule):
         assert isinstance(optimizer, LightningOptimizer)
         lr = stepping.set_lr(optimizer, self._schedule(step))
 
-        n_tokens = int(self._sum_over_ranks(self.objective.count(batch))[0])  # target tokens of the whole step
+        (n_tokens,) = self._sum_over_ranks(self.objective.count(batch))  # target tokens of the whole step
+        parts = [part.split(self._micro_batch_size) for part in batch]
+        micro_batches = list(zip(*parts, strict=True))  # each is like `batch`, with fewer rows
         losses: list[Loss] = []
-        micro_batches = [*zip(*(part.split(self._micro_batch_size) for part in batch), strict=True)]
-        for micro_batch in micro_batches:
-            with stepping.gradient_sync(self.trainer.strategy, now=len(losses) == len(micro_batches) - 1):
+        for number, micro_batch in enumerate(micro_batches, start=1):
+            with stepping.gradient_sync(self.trainer.strategy, now=number == len(micro_batches)):
                 loss = self.objective(self.model, micro_batch)
-                self.manual_backward(loss.sum * (n_ranks / n_tokens))  # DDP averages over ranks, this is a sum
+                self.manual_backward(loss.sum * (n_ranks / n_tokens))  # DDP averages over ranks; the step needs a sum
             losses.append(replace(loss, sum=loss.sum.detach()))
-        n_stops, *sums = self._sum_over_ranks(float(self.stop_requested), *self._sums(losses))
-        self._loss = sums[0] / n_tokens
+        metrics = self._mean_metrics("train", losses)
+        self._loss = metrics["train/loss"]
         optimizer.step()  # calls on_before_optimizer_step
-        self.weights_are_whole = True
         optimizer.zero_grad()
 
-        self._stops = n_stops > 0
-        self.n_tokens += n_tokens
+        self.n_tokens += int(n_tokens)
         if math.isfinite(self._loss):
-            self._recent.append((sums[0], n_tokens))
-        self.clock.end_step(n_tokens)
+            self._recent.append((self._loss * n_tokens, int(n_tokens)))
+        self.clock.end_step(int(n_tokens))
         self._log(
-            self._means("train", sums, n_tokens)
+            metrics
             | {"lr": lr, "grad_norm": self._grad_norm, "tokens": self.n_tokens}
             | {"tokens_per_second": self.clock.recent_tokens_per_second, "seconds": self.clock.seconds}
             | ({"skipped_steps": self.guard.n_skipped} if self.guard.skips else {})
@@ -140,6 +135,7 @@ class TrainingModule(L.LightningModule):
 
     def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
         """Measure and clip the gradient; drop it if the step must be skipped."""
+        self.between_steps = False
         scaler = getattr(self.trainer.precision_plugin, "scaler", None)  # fp16 only
         scale = stepping.gradient_scale(optimizer, scaler)
         limit = math.inf if self._grad_clip is None else self._grad_clip * scale
@@ -147,74 +143,67 @@ class TrainingModule(L.LightningModule):
         norm = 0.0 if scaler is not None else self._grad_norm  # a scaler skips steps whose gradients overflow
         if not self.guard.allows(self.trainer.global_step, loss=self._loss, gradient_norm=norm):
             stepping.drop_gradient(self.model, scaler)
-        self.weights_are_whole = False
 
     # -- validation, test, prediction ------------------------------------------------------------------------------
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
-        self._stops = self._sum_over_ranks(float(self.stop_requested))[0] > 0
         self._stop_if_requested()
-        self._evaluate(batch, batch_idx)
+        self.test_step(batch, batch_idx)
 
     def on_validation_epoch_end(self) -> None:
-        metrics = self._mean_metrics("val")
-        if self._val_bytes_per_token is not None:
-            metrics["val/bits_per_byte"] = metrics["val/loss"] / math.log(2) / self._val_bytes_per_token
-        self._validated_step = self.trainer.global_step
+        metrics = self._evaluated("val")
+        if self.data.val_bytes_per_token is not None:
+            metrics["val/bits_per_byte"] = metrics["val/loss"] / math.log(2) / self.data.val_bytes_per_token
+        self.validated_step = self.trainer.global_step
         self._log(metrics)
 
     def test_step(self, batch: Batch, batch_idx: int) -> None:
-        self._evaluate(batch, batch_idx)
-
-    def on_test_epoch_end(self) -> None:
-        self._log(self._mean_metrics("test"))
-
-    def predict_step(self, batch: Batch, batch_idx: int) -> Tensor:
-        """Logits of a batch's inputs, (B, T, V)."""
-        return self.model(batch[0])
-
-    def _evaluate(self, batch: Batch, batch_idx: int) -> None:
         """A rank without examples gets a row that does not count: a sharded model needs every rank in every pass."""
         if batch_idx == 0:
             self._losses = []
         self._losses.append(self.objective(self.model, batch))
 
-    def _mean_metrics(self, split: str) -> dict[str, float]:
-        """Means over all tokens of all ranks, and what the objective derives from the mean loss."""
-        n_tokens, *sums = self._sum_over_ranks(sum(int(loss.count) for loss in self._losses), *self._sums(self._losses))
-        means = self._means(split, sums, n_tokens)
+    def on_test_epoch_end(self) -> None:
+        self._log(self._evaluated("test"))
+
+    def predict_step(self, batch: Batch, batch_idx: int) -> Tensor:
+        """Logits of a batch's inputs, (B, T, V)."""
+        return self.model(batch[0])
+
+    # -- metrics ---------------------------------------------------------------------------------------------------
+
+    def _evaluated(self, split: str) -> dict[str, float]:
+        """The mean metrics of a validation or test, and what the objective derives from the mean loss."""
+        means = self._mean_metrics(split, self._losses)
         derived = self.objective.summary(means[f"{split}/loss"])
         return means | {f"{split}/{name}": value for name, value in derived.items()}
 
-    def _sums(self, losses: list[Loss]) -> list[float]:
-        """Sum of the loss, then of each further metric, in double precision: there may be millions of tokens."""
-        columns = [[loss.sum for loss in losses]]
-        columns += [[loss.metrics[name] for loss in losses] for name in self.objective.metrics]
-        return [float(torch.stack(column).cpu().double().sum()) for column in columns]
+    def _mean_metrics(self, split: str, losses: list[Loss]) -> dict[str, float]:
+        """Means over all tokens of all ranks, summed in double precision: there may be millions of tokens."""
+        columns = {"loss": [loss.sum for loss in losses]}
+        columns |= {name: [loss.metrics[name] for loss in losses] for name in self.objective.metrics}
+        count = torch.stack([loss.count for loss in losses]).sum()
+        totals = [torch.stack(column).cpu().double().sum() for column in columns.values()]
+        n_tokens, *sums = self._sum_over_ranks(count, *totals)
+        return {f"{split}/{name}": total / n_tokens for name, total in zip(columns, sums, strict=True)}
 
-    def _sum_over_ranks(self, *values: float | Tensor) -> list[float]:
+    def _sum_over_ranks(self, *values: Tensor) -> list[float]:
         if data_parallel(self.trainer)[1] == 1:
             return [float(value) for value in values]
-        local = torch.stack([torch.as_tensor(value, dtype=torch.float64, device=self.device) for value in values])
+        local = torch.stack([value.to(self.device, torch.float64) for value in values])
         return self.trainer.strategy.reduce(local, reduce_op="sum").tolist()
-
-    def _means(self, split: str, sums: list[float], n_tokens: float) -> dict[str, float]:
-        names = ("loss", *self.objective.metrics)
-        return {f"{split}/{name}": total / n_tokens for name, total in zip(names, sums, strict=True)}
 
     @property
     def metric_names(self) -> list[str]:
         """What training and validation log."""
         both = [f"{split}/{name}" for split in ("train", "val") for name in ("loss", *self.objective.metrics)]
-        bits_per_byte = ["val/bits_per_byte"] if self._val_bytes_per_token is not None else []
+        bits_per_byte = ["val/bits_per_byte"] if self.data.val_bytes_per_token is not None else []
         derived = [f"val/{name}" for name in self.objective.summary(1.0)]
         return [*both, *derived, *bits_per_byte, *(["skipped_steps"] if self.guard.skips else [])]
 
     def _log(self, metrics: dict[str, float]) -> None:
         """Log to callbacks and loggers. Lightning takes "step" for the step of all loggers: optimizer steps done."""
         self.metrics.update(metrics)
-        if self.trainer.training:
-            self.unlogged = metrics
         if self.trainer.state.fn == "fit":
             metrics = {**metrics, "step": float(self.trainer.global_step)}
         for name, value in metrics.items():
@@ -230,22 +219,23 @@ class TrainingModule(L.LightningModule):
 
     def on_train_start(self) -> None:
         """Validate weights that were trained elsewhere, or make up for a validation that an earlier session missed."""
-        if self.validate_first or self.validation_pending:
+        if self.validation_pending:
             self.trainer.validating = True
             self.trainer.fit_loop.epoch_loop.val_loop.run()
             self.trainer.training = True
 
     def on_train_batch_start(self, *_: Any) -> None:
-        self.unlogged = {}
+        self.between_steps = True  # callbacks and loggers have seen the last step
         self._stop_if_requested()
 
     def on_validation_start(self) -> None:
-        self.on_train_batch_start()
+        self.between_steps = True
+        self._stop_if_requested()
         self.clock.pause()
 
     def _stop_if_requested(self) -> None:
-        """Raises Interrupted if a signal has come to any rank; callbacks and loggers have seen the last step."""
-        if self._stops:
+        """Raises Interrupted if a signal has come to any rank."""
+        if self.trainer.strategy.reduce_boolean_decision(self.stop_requested, all=False):
             log.info("stopping at step %d: saving (press Ctrl-C again to leave at once)", self.trainer.global_step)
             raise Interrupted
 
@@ -258,7 +248,7 @@ class TrainingModule(L.LightningModule):
         """Whether the last step is followed by a validation that has not been made yet."""
         step, interval = self.trainer.global_step, self.trainer.val_check_interval
         is_due = step >= self._last_step or (isinstance(interval, int) and step % interval == 0)
-        return bool(self.trainer.enable_validation and is_due and self._validated_step != step)
+        return bool(self.trainer.enable_validation and is_due and self.validated_step != step)
 
     # -- checkpoints -----------------------------------------------------------------------------------------------
 
@@ -267,10 +257,10 @@ class TrainingModule(L.LightningModule):
         checkpoint.pop("loops", None)
         checkpoint["gptlab"] = {
             "config": self.config,
-            "tokenizer": self.tokenizer.state(),
-            "vocab_size": self.tokenizer.vocab_size,
-            "text_fingerprint": self.fingerprint,
-            "prompt": self.prompt,
+            "tokenizer": self.data.tokenizer.state(),
+            "vocab_size": self.data.tokenizer.vocab_size,
+            "text_fingerprint": self.data.fingerprint,
+            "prompt": self.data.prompt,
             "tokens": self.n_tokens,
             "recent": [list(pair) for pair in self._recent],
             "clock": self.clock.state(),
@@ -288,4 +278,4 @@ class TrainingModule(L.LightningModule):
         self.guard.n_skipped = ours["n_skipped"]
         self._resumed_step = checkpoint["global_step"]
         pending = ours.get("validation_pending", ours.get("owes_validation"))  # its name in 0.1.0
-        self._validated_step = -1 if pending else checkpoint["global_step"]
+        self.validated_step = -1 if pending else checkpoint["global_step"]

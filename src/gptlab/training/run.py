@@ -4,10 +4,9 @@ import math
 import platform
 import signal
 import sys
-import threading
 import traceback
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from importlib.metadata import version
 from pathlib import Path
@@ -57,30 +56,25 @@ def run(
     run_dir: Path,
     run_log: RunLog,
     hparams: dict[str, Any],
-    resume: ResumeState | None,
+    resume: ResumeState,
 ) -> RunResult:
     """Train to the last step, a signal or a failure, and write it all into the run directory.
 
     Args:
         trainer, module, data: made for this run; module.config becomes config.yaml.
         run_dir, run_log: an existing, locked directory, and the log lines that go into its train.log.
-        hparams: dotted settings, for TensorBoard's HPARAMS tab.
-        resume: what earlier sessions left; None for a new run.
+        hparams: dotted settings, which the loggers get, for instance for TensorBoard's HPARAMS tab.
+        resume: what earlier sessions left; empty for a new run.
 
     Raises:
         UserError: if a callback refuses its settings. A new run has no config.yaml then.
     """
-    checkpoint = None
-    if resume is not None:
-        checkpoint = run_dir / "checkpoints" / LAST if resume.checkpoint is not None else None
-        if trainer.is_global_zero:
-            truncate_logs(run_dir, resume.log_sizes)
-        for logger in trainer.loggers:
-            if isinstance(logger, CSV):
-                logger.resume_at(resume.steps)
-    signals, start = StopOnSignal(), _Start(run_dir, run_log, hparams if resume is None else None)
+    if trainer.is_global_zero:
+        truncate_logs(run_dir, resume.log_sizes)
+    checkpoint = run_dir / "checkpoints" / LAST if resume.checkpoint is not None else None
+    signals, start = StopOnSignal(), _Start(run_dir, run_log, hparams, resume)
     trainer.callbacks[:0] = [signals, start]  # type: ignore[attr-defined]
-    with signals.handles(), _quiet_writer_threads():
+    with signals.handles():
         result = _fit(trainer, module, data, checkpoint, start)
         summary = summarize(trainer, module, run_dir)
         if signals.module is None and result.status != "finished":
@@ -105,36 +99,25 @@ def run(
 class _Start(L.Callback):
     """Writes the run's first files, after all callbacks have accepted their settings in setup()."""
 
-    def __init__(self, run_dir: Path, run_log: RunLog, hparams: dict[str, Any] | None) -> None:
-        self._run_dir, self.run_log, self._hparams = run_dir, run_log, hparams
+    def __init__(self, run_dir: Path, run_log: RunLog, hparams: dict[str, Any], resume: ResumeState) -> None:
+        self.run_dir, self.run_log, self.hparams, self.resume = run_dir, run_log, hparams, resume
 
     def open_files(self, module: TrainingModule) -> None:
-        write_config(self._run_dir, module.config)
-        self.run_log.open(self._run_dir)
+        write_config(self.run_dir, module.config)
+        self.run_log.open(self.run_dir)
 
     def on_fit_start(self, trainer: L.Trainer, module: Any) -> None:
         if trainer.is_global_zero:
             self.open_files(module)
         for logger in trainer.loggers:
             if isinstance(logger, CSV):
-                logger.further_columns = module.metric_names
-            if isinstance(logger, TensorBoard) and self._hparams is not None:
-                logger.log_config(self._hparams)
+                logger.begin(module.metric_names, step=self.resume.steps)
+            if self.resume.run_dir is None:
+                logger.log_hyperparams(self.hparams)
 
     def on_train_start(self, trainer: L.Trainer, module: Any) -> None:
         if trainer.is_global_zero:
-            write_json(self._run_dir / SUMMARY, {**summarize(trainer, module, self._run_dir), "status": "running"})
-
-
-@contextmanager
-def _quiet_writer_threads() -> Iterator[None]:
-    """TensorBoard's writer thread passes its OSError to the main thread. Python would print a traceback besides."""
-    earlier = threading.excepthook
-    threading.excepthook = lambda args: None if issubclass(args.exc_type, OSError) else earlier(args)
-    try:
-        yield
-    finally:
-        threading.excepthook = earlier
+            write_json(self.run_dir / SUMMARY, {**summarize(trainer, module, self.run_dir), "status": "running"})
 
 
 def _fit(
@@ -152,7 +135,8 @@ def _fit(
         return RunResult("failed", f"{error}; {NONFINITE_ADVICE}", resume_with={"on_nonfinite": "skip"})
     except Exception as error:
         if trainer.is_global_zero:
-            start.open_files(module)
+            with suppress(OSError):  # the disk is full
+                start.open_files(module)
             start.run_log.file_only(traceback.format_exc())
             if trainer.strategy.launcher is not None:  # the ranks that this one has launched would wait for it
                 trainer.strategy.launcher.kill(signal.SIGKILL)
@@ -175,8 +159,9 @@ def _saved_step(run_dir: Path) -> int | None:
 
 def summarize(trainer: L.Trainer, module: TrainingModule, run_dir: Path) -> dict[str, Any]:
     """The content of summary.json, without a status. Unknown values are null, and so are nan and infinity."""
-    checkpoints = next((c for c in trainer.callbacks if isinstance(c, Checkpoints)), None)  # type: ignore[attr-defined]
-    best, last = run_dir / "checkpoints" / BEST, run_dir / "checkpoints" / LAST
+    callbacks: list[L.Callback] = trainer.callbacks  # type: ignore[attr-defined]
+    best = next((callback.best for callback in callbacks if isinstance(callback, Checkpoints)), {})
+    paths = {name: run_dir / "checkpoints" / name for name in (BEST, LAST)}
     val_metrics = {f"val_{name}": module.metrics.get(f"val/{name}") for name in ("loss", "perplexity", "bits_per_byte")}
     summary = {
         "run_dir": str(run_dir),
@@ -185,15 +170,15 @@ def summarize(trainer: L.Trainer, module: TrainingModule, run_dir: Path) -> dict
         "steps": trainer.global_step,
         "tokens": module.n_tokens,
         "seconds": round(module.clock.seconds, 3),
-        "tokens_per_second": round(module.clock.tokens_per_second, 1),
+        "tokens_per_second": round(module.n_tokens / max(module.clock.training_seconds, 1e-9), 1),
         "parameters": sum(parameter.numel() for parameter in module.model.parameters()),
         "train_loss": module.recent_train_loss,
         **val_metrics,
-        "best_val_loss": getattr(checkpoints, "best_val_loss", None),
-        "best_step": getattr(checkpoints, "best_step", None),
+        "best_val_loss": best.get("best_val_loss"),
+        "best_step": best.get("best_step"),
         "skipped_steps": module.guard.n_skipped,
-        "best_checkpoint": str(best) if best.exists() else None,
-        "last_checkpoint": str(last) if last.exists() else None,
+        "best_checkpoint": str(paths[BEST]) if paths[BEST].exists() else None,
+        "last_checkpoint": str(paths[LAST]) if paths[LAST].exists() else None,
         "versions": {"python": platform.python_version(), **{name: version(name) for name in PACKAGES}},
     }
     return {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in summary.items()}

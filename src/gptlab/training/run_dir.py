@@ -7,24 +7,16 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from datetime import datetime
 from pathlib import Path
-from typing import Any
 
 from filelock import FileLock, Timeout
 
 from gptlab.errors import UserError
-from gptlab.training.run_files import CONFIG, CURVES, EVENTS, METRICS, SUMMARY, TRAIN_LOG
+from gptlab.training.run_files import CONFIG, CURVES, METRICS, SUMMARY, TRAIN_LOG, read_config, truncate_logs
 
 RUN_DIR_VARIABLE = "GPTLAB_RUN_DIR"  # by which rank 0 tells the ranks that it launches where the run lies
-WRITTEN_BY_A_RUN = (EVENTS, TRAIN_LOG, CONFIG, METRICS, CURVES, SUMMARY)
-UNNAMED = (
-    "experiment",
-    "data",
-    "run_dir",
-    "resume",
-    "path",
-    "cache_dir",
-    "prompt",
-)  # settings left out of a run's name
+WRITTEN_BY_A_RUN = (CONFIG, METRICS, CURVES, SUMMARY, TRAIN_LOG)
+UNNAMED = ("experiment", "data", "run_dir", "resume", "path", "cache_dir", "prompt")
+"""Settings that are left out of a run's name."""
 LOCK = ".lock"
 LOCK_TIMEOUT = 7.0  # seconds: data workers of a killed run notice within 5, and hold its lock until then
 
@@ -73,47 +65,34 @@ def create_run_dir(wanted: str | None, experiment: str, label: str = "") -> Iter
         experiment, label: parts of the default.
 
     Raises:
-        UserError: if it holds a run or other files of such names, is locked, or cannot be made.
+        UserError: if it holds a run with a checkpoint or other files of such names, is locked, or cannot be made.
     """
     name = "_".join(filter(None, (datetime.now().strftime("%Y-%m-%d_%H-%M-%S"), label)))
     place = Path("outputs", experiment).absolute() if wanted is None else Path(wanted).expanduser().absolute()
-    created = [path for path in (place, *place.parents) if not path.exists()]
     with ExitStack() as stack:
         try:
             place.mkdir(parents=True, exist_ok=True)
             directory = make_new(place / name) if wanted is None else place
-            stack.callback(_remove_empty, [directory, *created] if wanted is None else created)
+            stack.callback(_remove_empty, directory)
             stack.enter_context(lock_run_dir(directory, key="run_dir"))
         except OSError as error:
             raise UserError(f"run_dir={wanted or place} cannot be written ({error.strerror}): name another") from None
         check_free(wanted)
-        _remove_unsaved_run(directory)
+        names = [name for name in WRITTEN_BY_A_RUN if (directory / name).exists()]
+        if names and read_config(directory) is None:
+            raise UserError(f"run_dir={directory} holds a {names[0]} that no run wrote: name another directory")
+        (directory / METRICS).unlink(missing_ok=True)
         try:
             yield directory
         finally:
             if not (directory / CONFIG).exists():
-                _remove_unsaved_run(directory)
+                truncate_logs(directory, {})
 
 
-def _remove_unsaved_run(directory: Path) -> None:
-    """Delete the files of a run that ended before its first checkpoint. One that was killed early has events only.
-
-    Raises:
-        UserError: if a file has the name of a run's, but no run wrote it.
-    """
-    files, config = [path for pattern in WRITTEN_BY_A_RUN for path in directory.glob(pattern)], directory / CONFIG
-    is_run = config.is_file() and "_target_: gptlab." in config.read_text(errors="replace")
-    foreign = [] if is_run else [path.name for path in files if not path.match(EVENTS)]
-    if foreign:
-        raise UserError(f"run_dir={directory} holds a {foreign[0]} that no run wrote: name another directory")
-    for file in files:
-        file.unlink()
-
-
-def _remove_empty(directories: list[Path]) -> None:
+def _remove_empty(directory: Path) -> None:
+    """Remove a directory, and those above it as far as the working directory, as long as they are empty."""
     with suppress(OSError):  # the first directory that is not empty ends it
-        for directory in directories:
-            directory.rmdir()
+        os.removedirs(os.path.relpath(directory))
 
 
 def run_label(overrides: list[str]) -> str:
@@ -144,20 +123,17 @@ def make_new(directory: Path) -> Path:
 def shared_by_ranks(choose: Callable[[], Path], *, wanted: str | None) -> Path:
     """Rank 0 chooses a directory and tells the others.
 
-    Ranks that Lightning launches inherit rank 0's environment. Under torchrun its own store carries the choice. Under
-    other launchers all ranks need the same `run_dir=`.
+    Ranks that Lightning launches inherit rank 0's environment. Under other launchers (torchrun, srun) all ranks need
+    the same `run_dir=`.
 
     Raises:
         UserError: as `choose`; or if a rank cannot know the choice.
     """
-    under_torchrun = "TORCHELASTIC_RUN_ID" in os.environ
     if is_rank_zero():
         directory = choose()
         os.environ[RUN_DIR_VARIABLE] = str(directory)
-        if under_torchrun:
-            _torchrun_store().set(RUN_DIR_VARIABLE, str(directory))
         return directory
-    told = _torchrun_store().get(RUN_DIR_VARIABLE).decode() if under_torchrun else os.environ.get(RUN_DIR_VARIABLE)
+    told = os.environ.get(RUN_DIR_VARIABLE)
     if told is None and wanted is None:
         raise UserError("several ranks were started side by side: give them all the same run_dir=<directory>")
     return Path(told or str(wanted)).expanduser().absolute()
@@ -166,10 +142,3 @@ def shared_by_ranks(choose: Callable[[], Path], *, wanted: str | None) -> Path:
 def forget_ranks() -> None:
     """After a run: the next one in this process chooses its own directory."""
     os.environ.pop(RUN_DIR_VARIABLE, None)
-
-
-def _torchrun_store() -> Any:
-    from torch.distributed import PrefixStore, TCPStore
-
-    store = TCPStore(os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"]), is_master=False)
-    return PrefixStore(f"gptlab/{os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}", store)

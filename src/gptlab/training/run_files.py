@@ -8,7 +8,7 @@ from typing import Any
 
 import yaml
 
-from gptlab.files import PARTIAL, write_yaml
+from gptlab.files import write_yaml
 
 CONFIG, SUMMARY, METRICS, TRAIN_LOG, CURVES = "config.yaml", "summary.json", "metrics.csv", "train.log", "curves.png"
 EVENTS = "events.out.tfevents.*"
@@ -62,11 +62,9 @@ def log_sizes(run_dir: Path) -> dict[str, int]:
 
 
 def truncate_logs(run_dir: Path, sizes: dict[str, int]) -> None:
-    """Cut TensorBoard's files to these sizes, and delete later ones and partial files."""
+    """Cut TensorBoard's files to these sizes, and delete later ones."""
     for path in run_dir.glob(EVENTS):
         if path.name not in sizes:
             path.unlink()
         elif path.stat().st_size > sizes[path.name]:
             os.truncate(path, sizes[path.name])
-    for partial in [*run_dir.glob(f"*{PARTIAL}"), *run_dir.glob(f"checkpoints/*{PARTIAL}")]:
-        partial.unlink()

@@ -8,15 +8,12 @@ import torch
 from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.utilities.rank_zero import rank_zero_only
 
-from gptlab.errors import UserError
 from gptlab.inspection.analyze import MAX_TOKENS
 from gptlab.inspection.drawing import attention_grid, pixels
 from gptlab.inspection.tokens import visible
 from gptlab.training.callbacks.samples import prompt_ids
 
 log = logging.getLogger("gptlab")
-
-KEY = "callbacks.attention.prompt"
 
 
 class AttentionMaps(L.Callback):
@@ -34,11 +31,9 @@ class AttentionMaps(L.Callback):
         self._has_attention = True
 
     def setup(self, trainer: L.Trainer, module: Any, stage: str) -> None:
-        """Raises UserError if the prompt has no tokens, or more than can be shown."""
-        ids, most = prompt_ids(self.prompt, module, key=KEY), min(MAX_TOKENS, module.model.context_length)
-        if self.prompt is not None and len(ids) > most:
-            raise UserError(f"{KEY} has {len(ids):,} tokens: at most {most:,} can be shown of this model")
-        self._ids = ids[:most]
+        """Cuts a prompt to what can be shown. Raises UserError if it has no tokens."""
+        ids = prompt_ids(self.prompt, module, key="callbacks.attention.prompt")
+        self._ids = ids[: min(MAX_TOKENS, module.model.context_length)]
 
     @rank_zero_only
     def on_validation_end(self, trainer: L.Trainer, module: Any) -> None:
@@ -55,7 +50,7 @@ class AttentionMaps(L.Callback):
             log.warning("callbacks.attention shows no attention: %s", why)
             self._has_attention = False
         elif maps.isfinite().all():
-            title = visible(module.tokenizer.decode(self._ids))
+            title = visible(module.data.tokenizer.decode(self._ids))
             picture = pixels(attention_grid(maps.numpy(), title, causal=module.model.causal))
             for board in boards:
                 board.experiment.add_image("attention", picture, trainer.global_step, dataformats="HWC")

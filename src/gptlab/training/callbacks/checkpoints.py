@@ -9,21 +9,21 @@ from lightning.pytorch.callbacks import Checkpoint
 
 from gptlab.training.module import TrainingModule
 from gptlab.training.run_files import BEST, LAST, log_sizes
-from gptlab.training.stops import Interrupted, NonFiniteError
+from gptlab.training.stops import Interrupted
 
 
 class Checkpoints(Checkpoint):
     """last.ckpt holds everything that resuming needs, best.ckpt the weights only.
 
-    A step is saved once its metrics are logged: after its validation, or before the next step. A run that is stopped
-    or fails between two steps saves its last step; the checkpoint says whether that step's validation is pending.
+    A step is saved once its metrics are logged: after its validation, or before the next step. A run that ends, is
+    stopped or fails saves its last step; the checkpoint says whether that step's validation is pending.
 
     Args:
         directory: where they are written.
         save_every: steps between two last.ckpt.
 
     Attributes:
-        best_step, best_value, best_val_loss: of best.ckpt; None before the first.
+        best: best_step, best_value and best_val_loss of best.ckpt; None before the first.
     """
 
     def __init__(self, *, directory: str, save_every: int) -> None:
@@ -31,9 +31,7 @@ class Checkpoints(Checkpoint):
             raise ValueError(f"save_every={save_every} must be at least 1")
         self.directory = Path(directory)
         self.save_every = save_every
-        self.best_step: int | None = None
-        self.best_value: float | None = None
-        self.best_val_loss: float | None = None
+        self.best: dict[str, Any] = dict.fromkeys(("best_step", "best_value", "best_val_loss"))
         self._saved: tuple[int, bool] | None = None  # step, and whether its validation was pending
 
     def on_train_start(self, trainer: L.Trainer, module: Any) -> None:
@@ -41,31 +39,25 @@ class Checkpoints(Checkpoint):
         self._saved = (trainer.global_step, module.validation_pending)
 
     def on_train_batch_start(self, trainer: L.Trainer, module: Any, *_: Any) -> None:
-        if self._is_due(trainer) and not module.validation_pending:
+        if trainer.global_step % self.save_every == 0 and not module.validation_pending:
             self._save_last(trainer, module)
 
     def on_validation_end(self, trainer: L.Trainer, module: Any) -> None:
         if trainer.state.fn == "fit" and not trainer.sanity_checking:
             self._save_best(trainer, module)
-            if self._is_due(trainer):
+            if trainer.global_step % self.save_every == 0 or trainer.should_stop:
                 self._save_last(trainer, module)
 
     def on_train_end(self, trainer: L.Trainer, module: Any) -> None:
-        """Saves a run that ends before max_steps, such as by early stopping, or without a validation."""
+        """Saves the last step of a run without validation."""
         self._save_last(trainer, module)
 
     def on_exception(self, trainer: L.Trainer, module: Any, exception: BaseException) -> None:
         """After a failure on one of several ranks the others would wait: nothing is saved."""
-        is_failure = isinstance(exception, Exception) and not isinstance(exception, NonFiniteError)
-        is_safe = is_failure and trainer.world_size == 1 and module.weights_are_whole
+        is_safe = isinstance(exception, Exception) and trainer.world_size == 1 and module.between_steps
         if self._saved is not None and (isinstance(exception, Interrupted) or is_safe):
-            for logger in trainer.loggers if module.unlogged else []:  # callbacks failed before Lightning logged
-                logger.log_metrics(module.unlogged, step=trainer.global_step)
             self._save_best(trainer, module)
             self._save_last(trainer, module)
-
-    def _is_due(self, trainer: L.Trainer) -> bool:
-        return trainer.global_step % self.save_every == 0 or trainer.global_step >= trainer.max_steps > 0
 
     def _save_last(self, trainer: L.Trainer, module: TrainingModule) -> None:
         now = (trainer.global_step, module.validation_pending)
@@ -77,19 +69,17 @@ class Checkpoints(Checkpoint):
             module.clock.pause()
 
     def _save_best(self, trainer: L.Trainer, module: TrainingModule) -> None:
-        sign = 1 if module.objective.direction == "min" else -1
+        sign, best = 1 if module.objective.direction == "min" else -1, self.best["best_value"]
         value = module.metrics.get(module.objective.best_metric, math.nan)
-        if sign * value < (math.inf if self.best_value is None else sign * self.best_value):
+        if sign * value < (math.inf if best is None else sign * best):
             trainer.save_checkpoint(self.directory / BEST, weights_only=True)
-            self.best_step, self.best_value = trainer.global_step, value
-            self.best_val_loss = module.metrics.get("val/loss")
+            self.best = {"best_step": trainer.global_step, "best_value": value}
+            self.best["best_val_loss"] = module.metrics.get("val/loss")
 
     def state_dict(self) -> dict[str, Any]:
-        best = {"best_step": self.best_step, "best_value": self.best_value, "best_val_loss": self.best_val_loss}
-        return {**best, "appended": log_sizes(self.directory.parent)}
+        return {**self.best, "appended": log_sizes(self.directory.parent)}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        self.best_step = state_dict["best_step"]
-        if self.best_step is not None:
-            self.best_val_loss = state_dict["best_val_loss"]  # inf without a best.ckpt in files of 0.1.0
-            self.best_value = state_dict.get("best_value", self.best_val_loss)
+        if state_dict["best_step"] is not None:  # checkpoints of 0.1.0 lack best_value
+            found = {"best_value": state_dict["best_val_loss"], **state_dict}
+            self.best = {name: found[name] for name in self.best}

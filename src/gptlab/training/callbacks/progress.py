@@ -41,34 +41,28 @@ class ProgressLine(L.Callback):
 
     @rank_zero_only
     def on_train_start(self, trainer: L.Trainer, module: L.LightningModule) -> None:
-        self._last_line = time.monotonic()
-        self._first_step = trainer.global_step
+        self._last_line, self._first_step = time.monotonic(), trainer.global_step
         console = Console(file=sys.stderr)
         if console.is_terminal:
             columns = (TextColumn("training"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.description}  ETA"))
-            on_stdout = sys.stdout.isatty()
-            eta = TimeRemainingColumn(compact=True)
-            self._bar = Progress(*columns, eta, console=console, transient=True, redirect_stdout=on_stdout)
+            how: dict[str, Any] = {"console": console, "transient": True, "redirect_stdout": sys.stdout.isatty()}
+            self._bar = Progress(*columns, TimeRemainingColumn(compact=True), **how)
             self._bar.add_task("first step", total=trainer.max_steps, completed=trainer.global_step)
             self._bar.start()
 
     @rank_zero_only
     def on_train_batch_end(self, trainer: L.Trainer, module: Any, *_: Any) -> None:
         now = f"{_train_loss(module)}  {module.metrics['tokens_per_second']:,.0f} tokens/s"
-        self._estimate(trainer, module)
+        seconds_left = _seconds_left(trainer, module)
+        if trainer.global_step == self._first_step + ESTIMATE_STEPS and seconds_left > 3600 * LONG_RUN:
+            hours, device = seconds_left / 3600, module.device.type
+            log.info("this run will take about %.3g hours on this machine (%s); Ctrl-C stops it", hours, device)
         if self._bar is not None:
             self._bar.update(self._bar.task_ids[0], completed=trainer.global_step, description=now)
         elif time.monotonic() - self._last_line >= self.every_seconds:
             self._last_line = time.monotonic()
-            eta = "ETA {}:{:02d}".format(*divmod(round(_seconds_left(trainer, module)), 60))
+            eta = "ETA {}:{:02d}".format(*divmod(round(seconds_left), 60))
             log.info("step %d/%d  %s  %s", trainer.global_step, trainer.max_steps, now, eta)
-
-    def _estimate(self, trainer: L.Trainer, module: TrainingModule) -> None:
-        """Say once, soon after the start, if the run will take hours."""
-        if trainer.global_step == self._first_step + ESTIMATE_STEPS:
-            hours, device = _seconds_left(trainer, module) / 3600, module.device.type
-            if hours > LONG_RUN:
-                log.info("this run will take about %.3g hours on this machine (%s); Ctrl-C stops it", hours, device)
 
     @rank_zero_only
     def on_validation_end(self, trainer: L.Trainer, module: Any) -> None:

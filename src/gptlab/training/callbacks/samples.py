@@ -2,6 +2,7 @@
 
 import logging
 import math
+from functools import partial
 from typing import Any
 
 import lightning as L
@@ -10,8 +11,8 @@ from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.utilities.rank_zero import rank_zero_only
 
 from gptlab.errors import UserError
-from gptlab.generation.decoding import generate
 from gptlab.generation.sampling import make_sampler
+from gptlab.generation.stream import continue_texts
 from gptlab.training.module import TrainingModule
 
 log = logging.getLogger("gptlab")
@@ -29,11 +30,11 @@ class Samples(L.Callback):
     def __init__(
         self, *, prompt: str | None, max_new_tokens: int, temperature: float, top_k: int | None, seed: int
     ) -> None:
-        make_sampler(temperature=temperature, top_k=top_k, top_p=None, generator=None)  # raises on bad values
         if max_new_tokens < 1:
             raise ValueError(f"max_new_tokens={max_new_tokens} must be at least 1")
         self.prompt, self.max_new_tokens, self.seed = prompt, max_new_tokens, seed
-        self.temperature, self.top_k = temperature, top_k
+        self._make_sampler = partial(make_sampler, temperature=temperature, top_k=top_k, top_p=None)
+        self._make_sampler(generator=None)  # raises on bad values
         self._prompt_ids: list[int] = []
 
     def setup(self, trainer: L.Trainer, module: Any, stage: str) -> None:
@@ -43,13 +44,12 @@ class Samples(L.Callback):
     def on_validation_end(self, trainer: L.Trainer, module: Any) -> None:
         if not math.isfinite(module.metrics["val/loss"]):
             return  # nan logits cannot be sampled from
-        generator = torch.Generator(module.device).manual_seed(self.seed)
-        sampler = make_sampler(temperature=self.temperature, top_k=self.top_k, top_p=None, generator=generator)
+        tokenizer, ids = module.data.tokenizer, self._prompt_ids
+        sampler = self._make_sampler(generator=torch.Generator(module.device).manual_seed(self.seed))
+        how: dict[str, Any] = {"max_new_tokens": self.max_new_tokens, "sampler": sampler, "stops": ()}
         with trainer.precision_plugin.forward_context():
-            steps = generate(module.model, [self._prompt_ids], max_new_tokens=self.max_new_tokens, sampler=sampler)
-            new_ids = [ids[0] for ids in steps]
-        end = new_ids.index(module.tokenizer.eot) if module.tokenizer.eot in new_ids else len(new_ids)
-        lines = module.tokenizer.decode([*self._prompt_ids, *new_ids[:end]]).splitlines()
+            pieces = [text for _, text in continue_texts(module.model, tokenizer, [ids], **how)]
+        lines = (tokenizer.decode(ids) + "".join(pieces)).splitlines()
         log.info("sample │ %s", "\n       │ ".join(line for line in lines if line.strip()))
         for logger in trainer.loggers:
             if isinstance(logger, TensorBoardLogger):  # the indent keeps it from reading the text as markdown
@@ -62,9 +62,9 @@ def prompt_ids(prompt: str | None, module: TrainingModule, *, key: str) -> list[
     Raises:
         UserError: if it is empty, or the vocabulary lacks a part of it.
     """
-    text = module.prompt if prompt is None else prompt
+    text = module.data.prompt if prompt is None else prompt
     try:
-        ids = module.tokenizer.encode(text)
+        ids = module.data.tokenizer.encode(text)
     except ValueError as error:
         raise UserError(f"{key}={text}: {error}") from None
     if not ids:

@@ -26,9 +26,9 @@ class TensorBoard(TensorBoardLogger):
         super().__init__(save_dir=save_dir, name="", version="", default_hp_metric=False)
 
     @rank_zero_only
-    def log_config(self, flat: dict[str, Any]) -> None:
+    def log_hyperparams(self, params: dict[str, Any]) -> None:  # type: ignore[override]
         """The run's row in the HPARAMS tab, which adds the last value of each curve."""
-        self.experiment.file_writer.add_summary(settings_summary(flat))
+        self.experiment.file_writer.add_summary(settings_summary(params))
 
     @rank_zero_only
     def log_end(self, status: str, *, best_val_loss: float | None, step: int) -> None:
@@ -61,14 +61,13 @@ def settings_summary(settings: dict[str, Any]) -> Summary:
     for name, setting in settings.items():
         kind = {bool: "bool_value", int: "number_value", float: "number_value"}.get(type(setting), "string_value")
         values[name] = Value(**{kind: str(setting) if kind == "string_value" else setting})
-    return _summary(
-        metadata.SESSION_START_INFO_TAG, HParamsPluginData(session_start_info=SessionStartInfo(hparams=values))
-    )
+    data = HParamsPluginData(session_start_info=SessionStartInfo(hparams=values))
+    return _summary(metadata.SESSION_START_INFO_TAG, data)
 
 
 def end_summary(status: str) -> Summary:
-    info = SessionEndInfo(status=STATUSES[status])
-    return _summary(metadata.SESSION_END_INFO_TAG, HParamsPluginData(session_end_info=info))
+    data = HParamsPluginData(session_end_info=SessionEndInfo(status=STATUSES[status]))
+    return _summary(metadata.SESSION_END_INFO_TAG, data)
 
 
 def _summary(tag: str, data: HParamsPluginData) -> Summary:
