@@ -88,7 +88,6 @@ COMMANDS = {
     "train TINY callbacks.samples=3": "callbacks.samples has no _target_",
     "train callbacks.samples.temperature=-1": "callbacks.samples.temperature=-1",
     "train TINY callbacks.samples.prompt=XYZ": "callbacks.samples.prompt=XYZ ... the character 'X' is not in",
-    "train TINY callbacks=attention callbacks.attention.prompt='on little cat feet.'": "has 19 tokens: at most 16",
     "generate prompt=a temperature=-0.5": "temperature=-0.5 must be 0",
     "generate interactive=true num_samples=2": "interactive=true answers one prompt after the other",
     "inspect checkpoint=gpt2s prompt=": "the prompt has 0 tokens",

@@ -61,7 +61,7 @@ WRONG = {
     "/set temperature=-1": "temperature=-1 must be 0",
     "/set top_k=many": "top_k=many must be a whole number",
     "/set greedy": "name=value",
-    "/set stop='a": "no closing quotation",
+    "/set stop='a": "cannot be read as name=value",
     "Q\u00dc": "the character 'Q' is not in the vocabulary",
     "": "a prompt without tokens",
 }
@@ -76,10 +76,7 @@ def test_what_is_wrong_with_a_line_is_said_and_the_next_is_read(talk: Command) -
     assert len(result.out) == 6 + len("\n")
 
 
-@pytest.mark.parametrize("presses", [1, 2])
-def test_ctrl_c_stops_the_answer_and_not_the_program(
-    talk: Command, monkeypatch: pytest.MonkeyPatch, presses: int
-) -> None:
+def test_ctrl_c_stops_the_answer_and_not_the_program(talk: Command, monkeypatch: pytest.MonkeyPatch) -> None:
     steps = 0
 
     def interrupted(**_: object) -> Callable[[torch.Tensor], torch.Tensor]:
@@ -87,8 +84,7 @@ def test_ctrl_c_stops_the_answer_and_not_the_program(
             nonlocal steps
             steps += 1
             if steps == 3:
-                for _ in range(presses):
-                    signal.raise_signal(signal.SIGINT)
+                signal.raise_signal(signal.SIGINT)
             return logits.argmax(-1)
 
         return sample
@@ -97,7 +93,6 @@ def test_ctrl_c_stops_the_answer_and_not_the_program(
     result = talk("The fog", "on little")
     assert result.status == 0
     assert steps == 3 + 6
-    assert ("a new conversation" in result.out) == (presses == 2)
 
 
 def test_ctrl_c_at_the_prompt_says_how_to_leave(talk: Command, monkeypatch: pytest.MonkeyPatch) -> None:

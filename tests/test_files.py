@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 import yaml
-from hypothesis import example, given
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from omegaconf import OmegaConf
 
@@ -25,6 +25,7 @@ def test_what_was_there_stays_where_writing_fails(tmp_path: Path) -> None:
     assert [path.name for path in tmp_path.iterdir()] == ["file"]
 
 
+@settings(deadline=None)
 @given(
     st.text(
         st.sampled_from("-#:{[\"' \n\x85\u2028\u2029\ufeff0+1e_.xyn\U0001f469")
