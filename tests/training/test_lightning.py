@@ -71,6 +71,14 @@ def test_a_trainer_of_one_s_own(tmp_path: Path, settings: dict[str, object]) -> 
     assert "val/loss" in trainer.callback_metrics
 
 
+def test_a_sanity_check_is_no_validation(tmp_path: Path) -> None:
+    module = make_module()
+    module.validated_step = -1
+    own_trainer(tmp_path, logger=False, max_steps=0, num_sanity_val_steps=1).fit(module, datamodule=make_data())
+    assert module.validated_step == -1
+    assert module.metrics == {}
+
+
 def test_the_objective_says_what_is_logged_and_what_is_best(gptlab: Command, workplace: Path) -> None:
     arguments = ("objective={_target_: tiny_training.Accuracy}", "data.val_fraction=0.3872")
     result = gptlab("train", *TINY, "run_dir=run", *arguments, "validate_every=1", "optimizer.lr=0.1")

@@ -25,7 +25,7 @@ class Clock:
         """Mean over the last 20 steps."""
         return sum(tokens for _, tokens in self._recent) / max(sum(seconds for seconds, _ in self._recent), 1e-9)
 
-    def start_step(self) -> None:
+    def resume(self) -> None:
         """A step begins at the end of the one before it, so loading and logging count."""
         self._step_began = self._step_began or time.perf_counter()
 

@@ -35,7 +35,8 @@ class TrainingModule(L.LightningModule):
     """Trains a model on an objective.
 
     Args:
-        optimizer, schedule: from the model to its optimizer; from the steps done to a factor on the learning rate.
+        optimizer: called with the model, returns its optimizer.
+        schedule: called with the steps done, returns a factor on the learning rate.
         data: its tokenizer, fingerprint and prompt are stored in checkpoints.
         config: stored in checkpoints.
         seed: dropout of step k depends on (seed, k, rank) only.
@@ -46,8 +47,8 @@ class TrainingModule(L.LightningModule):
 
     Attributes:
         metrics: of the last step and the last validation.
-        n_tokens: trained on so far, over all ranks.
-        validated_step: steps done at the last validation; -1 for weights from elsewhere, which are validated first.
+        n_tokens: target tokens so far, over all ranks.
+        validated_step: steps done at the last validation; -1 if the weights are to be validated first.
         stop_requested: set by a signal handler: the run stops after the current step.
         between_steps: whether weights, logs and the number of steps agree, so that a checkpoint can be saved.
     """
@@ -99,69 +100,71 @@ class TrainingModule(L.LightningModule):
 
     def training_step(self, batch: Batch, batch_idx: int) -> None:
         """One optimizer step. The batch is this rank's share of it."""
-        step = self.trainer.global_step  # optimizer steps done
+        step = self.trainer.global_step  # steps done before this one
         rank, n_ranks = data_parallel(self.trainer)
-        self.clock.start_step()
-        stepping.seed_step(self._seed, step, rank, self.device)
         optimizer = self.optimizers()
         assert isinstance(optimizer, LightningOptimizer)
+        self.clock.resume()
+        stepping.seed_step(self._seed, step, rank, self.device)
         lr = stepping.set_lr(optimizer, self._schedule(step))
 
-        (n_tokens,) = self._sum_over_ranks(self.objective.count(batch))  # target tokens of the whole step
-        parts = [part.split(self._micro_batch_size) for part in batch]
-        micro_batches = list(zip(*parts, strict=True))  # each is like `batch`, with fewer rows
+        n_targets = int(self._sum_over_ranks(self.objective.count(batch))[0])  # of the whole step, on all ranks
+        micro_batches = stepping.split(batch, self._micro_batch_size)
         losses: list[Loss] = []
         for number, micro_batch in enumerate(micro_batches, start=1):
             with stepping.gradient_sync(self.trainer.strategy, now=number == len(micro_batches)):
                 loss = self.objective(self.model, micro_batch)
-                self.manual_backward(loss.sum * (n_ranks / n_tokens))  # DDP averages over ranks; the step needs a sum
+                self.manual_backward(loss.sum * (n_ranks / n_targets))  # DDP averages over ranks; the step needs a sum
             losses.append(replace(loss, sum=loss.sum.detach()))
         metrics = self._mean_metrics("train", losses)
+
         self._loss = metrics["train/loss"]
-        optimizer.step()  # calls on_before_optimizer_step
+        optimizer.step()  # calls on_before_optimizer_step, which clips and sets self._grad_norm
         optimizer.zero_grad()
 
-        self.n_tokens += int(n_tokens)
+        self.n_tokens += n_targets
         if math.isfinite(self._loss):
-            self._recent.append((self._loss * n_tokens, int(n_tokens)))
-        self.clock.end_step(int(n_tokens))
+            self._recent.append((self._loss * n_targets, n_targets))
+        self.clock.end_step(n_targets)
         self._log(
             metrics
             | {"lr": lr, "grad_norm": self._grad_norm, "tokens": self.n_tokens}
             | {"tokens_per_second": self.clock.recent_tokens_per_second, "seconds": self.clock.seconds}
             | ({"skipped_steps": self.guard.n_skipped} if self.guard.skips else {})
         )
-        self.trainer.should_stop |= step + 1 >= self._last_step  # Lightning validates once more, then ends
+        self.trainer.should_stop |= self.trainer.global_step >= self._total_steps  # after one more validation
 
     def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
         """Measure and clip the gradient; drop it if the step must be skipped."""
-        self.between_steps = False
+        self.between_steps = False  # a failure before this line leaves the weights of the last step
         scaler = getattr(self.trainer.precision_plugin, "scaler", None)  # fp16 only
         scale = stepping.gradient_scale(optimizer, scaler)
         limit = math.inf if self._grad_clip is None else self._grad_clip * scale
         self._grad_norm = float(clip_grad_norm_(self.model.parameters(), limit)) / scale
-        norm = 0.0 if scaler is not None else self._grad_norm  # a scaler skips steps whose gradients overflow
+        norm = 0.0 if scaler is not None else self._grad_norm  # overflow is routine with a scaler: it skips the step
         if not self.guard.allows(self.trainer.global_step, loss=self._loss, gradient_norm=norm):
-            stepping.drop_gradient(self.model, scaler)
+            stepping.drop_gradient(optimizer, scaler)
 
     # -- validation, test, prediction ------------------------------------------------------------------------------
+
+    def test_step(self, batch: Batch, batch_idx: int) -> None:
+        """Collect the loss; its mean is taken at the end. A rank without examples gets a row that does not count."""
+        if batch_idx == 0:
+            self._losses = []
+        self._losses.append(self.objective(self.model, batch))
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         self._stop_if_requested()
         self.test_step(batch, batch_idx)
 
     def on_validation_epoch_end(self) -> None:
+        if self.trainer.sanity_checking:  # of a user's own Trainer: a few batches are no validation
+            return
         metrics = self._evaluated("val")
         if self.data.val_bytes_per_token is not None:
             metrics["val/bits_per_byte"] = metrics["val/loss"] / math.log(2) / self.data.val_bytes_per_token
         self.validated_step = self.trainer.global_step
         self._log(metrics)
-
-    def test_step(self, batch: Batch, batch_idx: int) -> None:
-        """A rank without examples gets a row that does not count: a sharded model needs every rank in every pass."""
-        if batch_idx == 0:
-            self._losses = []
-        self._losses.append(self.objective(self.model, batch))
 
     def on_test_epoch_end(self) -> None:
         self._log(self._evaluated("test"))
@@ -195,10 +198,10 @@ class TrainingModule(L.LightningModule):
 
     @property
     def metric_names(self) -> list[str]:
-        """What training and validation log."""
+        """Names of the scores that training and validation log."""
         both = [f"{split}/{name}" for split in ("train", "val") for name in ("loss", *self.objective.metrics)]
         bits_per_byte = ["val/bits_per_byte"] if self.data.val_bytes_per_token is not None else []
-        derived = [f"val/{name}" for name in self.objective.summary(1.0)]
+        derived = [f"val/{name}" for name in self.objective.summary(1.0)]  # for its names
         return [*both, *derived, *bits_per_byte, *(["skipped_steps"] if self.guard.skips else [])]
 
     def _log(self, metrics: dict[str, float]) -> None:
@@ -240,14 +243,14 @@ class TrainingModule(L.LightningModule):
             raise Interrupted
 
     @property
-    def _last_step(self) -> int:
+    def _total_steps(self) -> int:
         return min(self._max_steps, self.trainer.max_steps) if self.trainer.max_steps > 0 else self._max_steps
 
     @property
     def validation_pending(self) -> bool:
         """Whether the last step is followed by a validation that has not been made yet."""
         step, interval = self.trainer.global_step, self.trainer.val_check_interval
-        is_due = step >= self._last_step or (isinstance(interval, int) and step % interval == 0)
+        is_due = step >= self._total_steps or (isinstance(interval, int) and step % interval == 0)
         return bool(self.trainer.enable_validation and is_due and self.validated_step != step)
 
     # -- checkpoints -----------------------------------------------------------------------------------------------

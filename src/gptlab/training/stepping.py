@@ -7,8 +7,8 @@ from typing import Any
 import lightning as L
 import torch
 from lightning.pytorch.core.optimizer import LightningOptimizer
-from torch import nn
 
+from gptlab.objective import Batch
 from gptlab.private import set_logged_steps
 
 
@@ -22,6 +22,12 @@ def seed_step(seed: int, step: int, rank: int, device: torch.device) -> None:
     torch.default_generator.manual_seed(mixed)
     if device.type in ("cuda", "mps"):
         getattr(torch, device.type).manual_seed(mixed)
+
+
+def split(batch: Batch, n_rows: int) -> list[Batch]:
+    """Micro-batches of at most `n_rows` rows."""
+    parts = [part.split(n_rows) for part in batch]
+    return list(zip(*parts, strict=True))
 
 
 def set_lr(optimizer: LightningOptimizer, factor: float) -> float:
@@ -42,11 +48,12 @@ def gradient_scale(optimizer: torch.optim.Optimizer, scaler: torch.amp.GradScale
     return float(scaler.get_scale()) if scaler is not None and optimizer.defaults.get("fused", False) else 1.0
 
 
-def drop_gradient(model: nn.Module, scaler: torch.amp.GradScaler | None) -> None:
-    """Make the optimizer skip its step. A scaler needs gradients, and skips the step if they are infinite."""
-    for parameter in model.parameters():
+def drop_gradient(optimizer: torch.optim.Optimizer, scaler: torch.amp.GradScaler | None) -> None:
+    """Make the optimizer skip its step. With a scaler, a fused one looks for infinite gradients in the step itself."""
+    is_checked_later = scaler is not None and optimizer.defaults.get("fused", False)
+    for parameter in (parameter for group in optimizer.param_groups for parameter in group["params"]):
         if parameter.grad is not None:
-            parameter.grad = None if scaler is None else parameter.grad.fill_(math.inf)
+            parameter.grad = parameter.grad.fill_(math.inf) if is_checked_later else None
 
 
 def start_at(trainer: L.Trainer, step: int) -> None:
