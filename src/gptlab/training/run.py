@@ -4,6 +4,7 @@ import math
 import platform
 import signal
 import sys
+import threading
 import traceback
 from collections.abc import Callable
 from contextlib import suppress
@@ -69,6 +70,8 @@ def run(
     Raises:
         UserError: if a callback refuses its settings. A new run has no config.yaml then.
     """
+    # TensorBoard's writer thread passes its OSError to the main thread. Python would print a traceback besides.
+    threading.excepthook = lambda args: issubclass(args.exc_type, OSError) or threading.__excepthook__(args)
     if trainer.is_global_zero:
         truncate_logs(run_dir, resume.log_sizes)
     checkpoint = run_dir / "checkpoints" / LAST if resume.checkpoint is not None else None
