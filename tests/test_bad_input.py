@@ -55,7 +55,7 @@ SETTINGS = {
     "seed=null": "seed=null must be a whole number",
     "optimizer.betas=[0.9]": "optimizer.betas ... list",
     "optimizer.lr=inf": "optimizer.lr=inf ... finite",
-    "max_steps=0": "max_steps=0 must be at least 1",
+    "max_steps=0": "max_steps=0 must be a whole number from 1",
     "max_steps=10 schedule.warmup_steps=50": "schedule.warmup_steps=50",
     "model.n_heads=5": "d_model=256 is not divisible by n_heads=5",
     "model.context_length=8": "model.context_length=8 is less than context_length=128",

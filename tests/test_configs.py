@@ -55,15 +55,15 @@ def test_every_experiment_builds(name: str) -> None:
     with torch.device("meta"):
         model = build.model(config, 50257)
         assert build.optimizer(config)(model).param_groups
-    assert 0 <= build.schedule(config)(max_steps) <= 1
-    assert build.objective(config).metrics == ()
+    assert 0 <= build.part(config, "schedule")(max_steps) <= 1
+    assert build.part(config, "objective").metrics == ()
 
 
 @pytest.mark.parametrize(("steps", "warmup"), [(1, 0), (20, 3), (300, 50)])
 def test_a_run_of_any_length_passes_with_a_warm_up_of_a_sixth(steps: int, warmup: int) -> None:
     config = composed(f"max_steps={steps}")
     assert check(config).max_steps == steps
-    factors = [build.schedule(config)(step) for step in range(steps)]
+    factors = [build.part(config, "schedule")(step) for step in range(steps)]
     assert factors[:warmup] == [(step + 1) / (warmup + 1) for step in range(warmup)]
     assert factors[warmup] == 1
 

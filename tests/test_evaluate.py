@@ -135,7 +135,7 @@ CASES = {
         "stride=25 must lie between 1 and context_length=24",
     ),
     "precision that is none": (["data.path=poem.txt", "precision=8"], "precision=8 must be 32 or bf16"),
-    "batch of nothing": (["data.path=poem.txt", "batch_size=0"], "batch_size=0 must be at least 1"),
+    "batch of nothing": (["data.path=poem.txt", "batch_size=0"], "batch_size=0 must be a whole number from 1"),
     "no tokenizer": (["checkpoint=mute", "data.path=poem.txt"], "mute has no tokenizer"),
     "task with a text": (["task=fog.yaml", "data.path=poem.txt"], "without task=: leave data.path out"),
     "task with a stride": (["task=fog.yaml", "stride=2"], "stride=2 is for a text"),

@@ -43,7 +43,6 @@ def test_paths_are_free_text_too(key: str) -> None:
 
 def test_null_is_null_where_there_may_be_nothing() -> None:
     assert as_hydra_reads("run_dir=null") is None
-    assert as_hydra_reads("runs=null", "runs=other") == ["null", "other"]
 
 
 KEYS = ["data.path", "+data.path", "data.cache_dir", "run_dir", "init_from", "callbacks.samples.prompt"]

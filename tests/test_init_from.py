@@ -10,7 +10,7 @@ import torch
 import gptlab as package
 from conftest import POEM, START, TEXTS, TINY, Result, needs_gpt2_vocabulary
 from gpt2s import save_gpt2
-from gptlab.cli.init_from import initial_model
+from gptlab.cli.load import initial_model
 from gptlab.tokenizer.bpe import BPETokenizer
 from gptlab.training.metrics import read_metrics
 from local_hub import LocalHub
@@ -56,7 +56,7 @@ def test_a_run_begins_with_the_weights_sizes_and_tokenizer(gptlab: Command, star
 def test_what_starts_from_weights_trains_with_dropout(start: Path) -> None:
     loaded = package.load("start")
     assert not loaded.model.training
-    assert initial_model(loaded, loaded.config).training
+    assert initial_model(loaded, loaded.config, loaded.needed_tokenizer()).training
 
 
 def test_training_leaves_the_file_alone_that_it_began_with(gptlab: Command, start: Path) -> None:

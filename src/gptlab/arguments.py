@@ -10,6 +10,8 @@ from typing import Any
 from gptlab.errors import UserError
 
 SCALARS = {int: "a whole number", float: "a number", bool: "true or false", str: "text", types.NoneType: "null"}
+Positive = typing.Annotated[int, range(1, 2**63)]
+NonNegative = typing.Annotated[int, range(2**63)]
 
 
 def check_arguments(target: Callable[..., Any], arguments: dict[str, Any], key: str, *, partial: bool = False) -> None:
@@ -33,36 +35,37 @@ def check_arguments(target: Callable[..., Any], arguments: dict[str, Any], key: 
             raise UserError(f"{place}{name} is missing: {called} needs it")
     if not (target.__module__ or "").startswith("gptlab."):
         return
-    hints = typing.get_type_hints(target.__init__ if inspect.isclass(target) else target)
+    hints = typing.get_type_hints(target.__init__ if inspect.isclass(target) else target, include_extras=True)
     for name, value in arguments.items():
-        if name in hints and not _fits(value, hints[name]):
-            raise UserError(f"{place}{name}={'null' if value is None else value} must be {_describe(hints[name])}")
+        fits, description = _accepted(hints.get(name, Any))
+        if not fits(value):
+            raise UserError(f"{place}{name}={'null' if value is None else value} must be {description}")
 
 
-def _fits(value: Any, hint: Any) -> bool:
-    """Whether a value is of a type. Scalars, sequences, callables and unions are judged, other types are not."""
+def _accepted(hint: Any) -> tuple[Callable[[Any], bool], str]:
+    """A test for values of a type, and its name. Anything passes for a type that is not listed here."""
     kind, inner = typing.get_origin(hint), typing.get_args(hint)
     if kind in (typing.Union, types.UnionType):
-        return any(_fits(value, alternative) for alternative in inner)
-    if hint in (int, float):
-        is_number = isinstance(value, int if hint is int else int | float) and not isinstance(value, bool)
-        return is_number and value == value  # nan is not
+        tests, names = zip(*map(_accepted, inner), strict=True)
+        return lambda value: any(test(value) for test in tests), " or ".join(names)
+    if kind is typing.Annotated:
+        is_number, name = _accepted(inner[0])
+        return lambda value: is_number(value) and value in inner[1], f"{name} from {inner[1].start}"
+    if kind is typing.Literal:
+        return lambda value: value in inner, " or ".join(map(str, inner))
     if kind in (list, tuple):
-        has_any_length = kind is list or ... in inner
-        fits_length = isinstance(value, list | tuple) and (has_any_length or len(value) == len(inner))
-        return fits_length and all(_fits(element, inner[0]) for element in value)
+        test, name = _accepted(inner[0])
+        length = None if kind is list or ... in inner else len(inner)
+        return (
+            lambda value: isinstance(value, list | tuple) and length in (None, len(value)) and all(map(test, value)),
+            f"a list of {name}",
+        )
     if kind is Callable:
-        return callable(value)
-    return isinstance(value, hint) if hint in SCALARS else True
-
-
-def _describe(hint: Any) -> str:
-    kind, inner = typing.get_origin(hint), typing.get_args(hint)
-    if kind in (typing.Union, types.UnionType):
-        return " or ".join(map(_describe, inner))
-    if kind in (list, tuple):
-        return f"a list of {_describe(inner[0])}"
-    return "a node with a _target_" if kind is Callable else SCALARS.get(hint, str(hint))
+        return callable, "a node with a _target_"
+    if hint in (int, float):
+        numbers = (int,) if hint is int else (int, float)  # true and nan are none
+        return lambda value: type(value) in numbers and value == value, SCALARS[hint]
+    return lambda value: hint not in SCALARS or isinstance(value, hint), SCALARS.get(hint, str(hint))
 
 
 def nearest(name: str, names: Iterable[str]) -> str:

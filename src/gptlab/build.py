@@ -14,7 +14,6 @@ from typing import Any, TypeVar
 import torch
 from hydra.utils import get_object
 from omegaconf import DictConfig, OmegaConf
-from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 from torch.overrides import TorchFunctionMode
 
 from gptlab.arguments import check_arguments
@@ -31,18 +30,11 @@ LATE_GROUPS = {"logger", "callbacks"}
 def resolve(cfg: DictConfig) -> Config:
     """Plain data with the interpolations filled in, except in LATE_GROUPS.
 
-    Raises:
-        UserError: if a value is missing or refers to nothing.
+    Raises an error of OmegaConf's if a value is missing or refers to nothing.
     """
-    try:
-        config = typing.cast(Config, OmegaConf.to_container(cfg, resolve=True, throw_on_missing=True))
-        for group in LATE_GROUPS & config.keys():
-            config[group] = OmegaConf.to_container(cfg[group], throw_on_missing=True) if cfg[group] else {}
-        return config
-    except MissingMandatoryValue as error:
-        raise UserError(f"{error.full_key} is missing: set it with {error.full_key}=<value>") from None
-    except OmegaConfBaseException as error:
-        raise UserError(str(error).splitlines()[0]) from None
+    config = typing.cast(Config, OmegaConf.to_container(cfg, resolve=True, throw_on_missing=True))
+    late = {group: OmegaConf.to_container(cfg[group]) for group in LATE_GROUPS if config.get(group)}
+    return {**config, **late}
 
 
 def settings_of(schema: Callable[..., S], settings: Config, key: str = "") -> S:
@@ -55,9 +47,9 @@ def settings_of(schema: Callable[..., S], settings: Config, key: str = "") -> S:
     return _explained(schema, key)(**settings)
 
 
-def data(config: Config) -> Any:
-    """The data node: a gptlab.data.base.Data."""
-    return construct(config["data"], key="data")
+def part(config: Config, group: str) -> Any:
+    """What the node of a group describes: data, objective, schedule ..."""
+    return construct(config[group], key=group)
 
 
 def tokenizer_factory(config: Config) -> functools.partial[Any]:
@@ -69,7 +61,7 @@ def tokenizer_factory(config: Config) -> functools.partial[Any]:
     node = config["tokenizer"]
     train = _locate(node, "tokenizer").train
     settings = {key: value for key, value in node.items() if not key.startswith("_")}
-    settings_of(train, {"documents": [], **settings}, key="tokenizer")
+    settings_of(train, {"documents": [], **settings}, "tokenizer")
     return functools.partial(train, **settings)
 
 
@@ -93,21 +85,12 @@ class _WithoutInit(TorchFunctionMode):
         return function(*args, **(kwargs or {}))
 
 
-def objective(config: Config) -> Any:
-    return construct(config["objective"], key="objective")
-
-
 def optimizer(config: Config) -> Callable[[torch.nn.Module], torch.optim.Optimizer]:
     """A factory: model -> optimizer. A class such as torch.optim.SGD gets the model's parameters."""
-    factory, target = construct(config["optimizer"], key="optimizer"), _locate(config["optimizer"], "optimizer")
+    factory, target = part(config, "optimizer"), _locate(config["optimizer"], "optimizer")
     if isinstance(target, type) and issubclass(target, torch.optim.Optimizer):
         return lambda model: factory(model.parameters())
     return factory
-
-
-def schedule(config: Config) -> Callable[[int], float]:
-    """The factor on the learning rate at a step."""
-    return construct(config["schedule"], key="schedule")
 
 
 def flatten(config: Config, prefix: str = "") -> Iterator[tuple[str, Any]]:
@@ -128,10 +111,7 @@ def instantiate_group(config: Config, group: str) -> list[Any]:
     """The loggers or the callbacks: a group of named nodes; null switches one off."""
     root = {key: literal(value) for key, value in config.items() if not isinstance(value, dict | list)}
     filled = OmegaConf.create({**root, group: config.get(group) or {}})
-    try:
-        nodes = typing.cast(Config, OmegaConf.to_container(filled, resolve=True))[group]
-    except OmegaConfBaseException as error:
-        raise UserError(f"{group}: {str(error).splitlines()[0]}") from None
+    nodes = typing.cast(Config, OmegaConf.to_container(filled, resolve=True))[group]
     for name, node in nodes.items():
         if node is not None and not (isinstance(node, dict) and "_target_" in node):
             raise UserError(f"{group}.{name} has no _target_: name the class, or set {group}.{name}=null")
@@ -153,11 +133,10 @@ def construct(node: Any, *, key: str, **runtime: Any) -> Any:
     inner = {name: construct(value, key=f"{key}.{name}") for name, value in node.items() if not name.startswith("_")}
     if "_target_" not in node:
         return inner
-    target, arguments = _locate(node, key), {**inner, **runtime}
-    if not node.get("_partial_", False):
-        return settings_of(target, arguments, key)
-    check_arguments(target, arguments, key, partial=True)
-    return _explained(functools.partial(target, **arguments), key)
+    target, arguments, is_partial = _locate(node, key), {**inner, **runtime}, node.get("_partial_", False)
+    check_arguments(target, arguments, key, partial=is_partial)
+    make = functools.partial(_explained(target, key), **arguments)
+    return make if is_partial else make()
 
 
 def _locate(node: Config, key: str) -> Any:

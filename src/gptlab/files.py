@@ -3,7 +3,8 @@
 import json
 import os
 import re
-from collections.abc import Callable, Iterator
+import shutil
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -22,9 +23,6 @@ def whole_file(path: Path) -> Iterator[IO[bytes]]:
     """A file to write. It takes its name when the block has ended and its content is on the disk.
 
     If the block or the disk fails, `path` stays as it was and nothing is left beside it.
-
-    Raises:
-        OSError: if it cannot be written.
     """
     partial = path.with_name(path.name + PARTIAL)
     try:
@@ -98,13 +96,10 @@ def absolute(to: str) -> Path:
 
 
 @contextmanager
-def made_whole(directory: Path, to: str, *, clear: Callable[[Path], None]) -> Iterator[Path]:
-    """A directory to fill within the block. It gets its name at the end; if anything fails, it is removed.
+def made_whole(directory: Path, to: str) -> Iterator[Path]:
+    """A directory to fill within the block. It replaces its namesake at the end; if anything fails, it is removed.
 
-    `to` is its name as the user wrote it; `clear` removes a directory that has the name already.
-
-    Raises:
-        UserError: if it cannot be written.
+    `to` is its name as the user wrote it. Raises UserError if it cannot be written.
     """
     try:
         directory.parent.mkdir(parents=True, exist_ok=True)
@@ -113,7 +108,7 @@ def made_whole(directory: Path, to: str, *, clear: Callable[[Path], None]) -> It
             partial.mkdir()
             yield partial
             if directory.is_dir():
-                clear(directory)
+                shutil.rmtree(directory)
             partial.rename(directory)
     except OSError as error:
         raise UserError(f"to={to} cannot be written ({error.strerror or error}): nothing was kept") from None

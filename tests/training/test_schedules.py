@@ -11,7 +11,7 @@ TOTAL = 100
 def test_every_schedule_starts_small_or_full_and_stays_within_one(name: str) -> None:
     node = conf_node("schedule", name)
     node = {key: TOTAL if value == "${max_steps}" else value for key, value in node.items()}
-    schedule = build.schedule({"schedule": node})
+    schedule = build.part({"schedule": node}, "schedule")
     factors = [schedule(step) for step in range(TOTAL + 20)]
     assert all(0 <= factor <= 1 for factor in factors)
     assert factors[0] > 0

@@ -59,7 +59,7 @@ def export(loaded: Loaded, to: str, *, address: str) -> list[str]:
         **tokenizer,
         CARD: _card(loaded, directory.name, address, prompt, has_curves),
     }
-    with made_whole(directory, to, clear=Path.rmdir) as partial:  # removes an empty directory only
+    with made_whole(directory, to) as partial:
         save_file(tensors, partial / WEIGHTS, metadata={"format": "pt"})
         for name, content in files.items():
             text = content if isinstance(content, str) else json.dumps(content, indent=2) + "\n"

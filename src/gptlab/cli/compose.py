@@ -6,17 +6,17 @@ import signal
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import hydra
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 
 from gptlab import build
 from gptlab.cli.explain import CONF, DISK_ERRORS, FULL_ERROR, explain
-from gptlab.cli.free_text import quote_free_text
+from gptlab.cli.free_text import key_of, quote_free_text
 from gptlab.cli.settings import check
 from gptlab.errors import UserError
 
@@ -49,37 +49,30 @@ def compose(overrides: Sequence[str] = (), *, config_dir: str | Path | None = No
             config = build.resolve(hydra.compose("train", overrides=words))
     except Exception as error:
         sentence = explain(error, "train", list(overrides))
-        if sentence is None:
-            raise
-        raise UserError(sentence) from None
+        raise (error if sentence is None else UserError(sentence)) from None
     check(config)
     return config
 
 
-def run_command(
-    task: Callable[[DictConfig], int],
-    arguments: list[str],
-    *,
-    config_name: str,
-    job: Callable[[DictConfig], Any] | None = None,
-) -> int:
+def run_command(task: Callable[[DictConfig], int], arguments: list[str], *, config_name: str) -> int:
     """The exit status of a command: 0 done, 1 failed, 2 the user's mistake, 130 Ctrl-C.
 
     `task` gets the configuration that `arguments` and conf/<config_name>.yaml compose to, and returns an exit status.
-    `job` takes its place in one job of a multirun, in a process of another launcher's; its result goes to the sweeper.
     """
-    results: list[int | Exception] = []
-    typed = sys.argv
+    typed, result = sys.argv, cast(int | Exception, 0)
 
     def run_task(cfg: DictConfig) -> Any:
+        nonlocal result
         forget_full_error()
         sys.argv = typed  # ranks that Lightning launches repeat the command line
-        if job is not None and HydraConfig.get().mode == RunMode.MULTIRUN:
-            return job(cfg)
+        if HydraConfig.get().mode == RunMode.MULTIRUN:  # a job of another launcher's: its result goes to the sweeper
+            from gptlab.cli.trials import run_launched_trial
+
+            return run_launched_trial(task, cfg)
         try:
-            results.append(task(cfg))
+            result = task(cfg)
         except Exception as error:  # Hydra would print lines of its own around it
-            results.append(error)
+            result = error
         return None
 
     logging.getLogger("hydra.utils").setLevel(logging.CRITICAL)  # it logs what it raises
@@ -91,29 +84,22 @@ def run_command(
         _check_flags(words, config_name)
         sys.argv = [typed[0], *words]
         hydra.main(version_base="1.3", config_path=str(CONF), config_name=config_name)(run_task)()
-    except SystemExit as error:
-        if not results:  # --version, and the end of a sweep
-            results.append(error.code if isinstance(error.code, int) else 0)
+    except SystemExit as error:  # --version, the end of a sweep, SIGTERM
+        result = error.code if isinstance(error.code, int) else 0
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         return 128 + signal.SIGINT
     except Exception as error:
-        results.append(error)
+        result = error
     finally:
         sys.argv = typed
         forget_full_error()
-    return say(results[-1] if results else 0, config_name, arguments)
-
-
-def typed_overrides() -> list[str]:
-    """The overrides of this command as Hydra keeps them, interpolations not filled in."""
-    overrides: Any = OmegaConf.to_container(HydraConfig.get().overrides.task, resolve=False)
-    return overrides
+    return say(result, config_name, arguments)
 
 
 def with_implied_choices(arguments: list[str]) -> list[str]:
     """`data.path=book.txt` means `data=text` unless something else (a resumed run, an experiment) chooses the data."""
-    keys = {argument.partition("=")[0].lstrip("+~") for argument in arguments}
+    keys = {key_of(argument) for argument in arguments}
     if "data.path" not in keys or keys & {"data", "experiment"}:
         return arguments
     if "resume" in keys and "resume=auto" not in arguments:
@@ -121,12 +107,12 @@ def with_implied_choices(arguments: list[str]) -> list[str]:
     return ["data=text", *arguments]
 
 
-def status_and_line(result: int | Exception, config_name: str, arguments: list[str]) -> tuple[int, str | None]:
-    """The exit status, and one line for standard error or None."""
+def status_and_line(result: int | Exception, config_name: str, arguments: list[str]) -> tuple[int, str]:
+    """The exit status, and a line for standard error, which may be empty."""
     if isinstance(result, int):
-        return result, None
+        return result, ""
     if isinstance(result, BrokenPipeError):  # the reader of the output has ended, as with `| head`
-        return 128 + signal.SIGPIPE, None
+        return 128 + signal.SIGPIPE, ""
     mistake = explain(result, config_name, arguments)
     if mistake is not None:
         return 2, "error: " + " ".join(mistake.splitlines())
@@ -142,22 +128,20 @@ def say(result: int | Exception, config_name: str, arguments: list[str]) -> int:
         sys.stdout.flush()
     except OSError as error:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or Python would complain at its end
-        result = result or OSError(error.errno, error.strerror, "standard output")
+        result = result or error
     if isinstance(result, Exception) and os.environ.get(FULL_ERROR) == "1":
         raise result
     status, line = status_and_line(result, config_name, arguments)
-    if line is not None:
-        print(line, file=sys.stderr)
+    print(line, end="\n" if line else "", file=sys.stderr)
     return status
 
 
 def _check_flags(words: list[str], config_name: str) -> None:
     """Raises UserError on a flag that Hydra does not know, where it would print eighteen lines, or that has no use."""
     flags = {word.partition("=")[0]: word for word in words if word.startswith("-")}
-    unknown = next((word for flag, word in flags.items() if flag not in FLAGS.split()), None)
-    if unknown is not None:
-        key, _, value = unknown.lstrip("-").replace("-", "_").partition("=")
-        raise UserError(f"{unknown} is no flag: settings have no dashes, write {key}={value or '<value>'}")
+    for unknown in flags.keys() - set(FLAGS.split()):
+        key, _, value = flags[unknown].lstrip("-").replace("-", "_").partition("=")
+        raise UserError(f"{flags[unknown]} is no flag: settings have no dashes, write {key}={value or '<value>'}")
     if config_name != "train" and {"-m", "--multirun", "hydra.mode=MULTIRUN"} & {*flags, *words}:
         raise UserError(f"-m is for train: run {config_name} once for each value")
     if "LOCAL_RANK" not in os.environ and any(word.startswith("hydra.run.dir=") for word in words):

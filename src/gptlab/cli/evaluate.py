@@ -9,16 +9,18 @@ import sys
 import time
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 
 from gptlab import build
+from gptlab.arguments import NonNegative, Positive
 from gptlab.checkpoint import Loaded
 from gptlab.checkpoint.trust import check_trusted
 from gptlab.cli.compose import run_command
+from gptlab.cli.free_text import key_of, texts
 from gptlab.cli.load import load_or_newest
 from gptlab.cli.progress import progress_line, show_pieces
 from gptlab.cli.report import shortened
@@ -27,7 +29,7 @@ from gptlab.data.text_windows import TextWindows
 from gptlab.data.windows import EvalWindows
 from gptlab.errors import UserError
 from gptlab.evaluation.loss import running_loss
-from gptlab.generation.preparation import PRECISIONS, check_precision
+from gptlab.generation.preparation import PRECISIONS
 from gptlab.training.devices import check_weights_precision, device_type
 
 
@@ -38,47 +40,37 @@ class EvaluationSettings:
     checkpoint: str | None
     trust: str | list[str] | None
     stride: int | None
-    batch_size: int
-    precision: int | str
+    batch_size: Positive
+    precision: Literal[32, "bf16"]
     accelerator: str
     task: str | list[str] | None
-    num_fewshot: int | None
+    num_fewshot: NonNegative | None
     limit: int | float | None
 
     def __post_init__(self) -> None:
-        if self.batch_size < 1:
-            raise ValueError(f"batch_size={self.batch_size} must be at least 1")
-        if self.num_fewshot is not None and self.num_fewshot < 0:
-            raise ValueError(f"num_fewshot={self.num_fewshot} must be 0 or more; null is the task's own number")
         if self.limit is not None and (self.limit <= 0 or (self.limit > 1 and self.limit != int(self.limit))):
             raise ValueError(f"limit={self.limit} must be a whole number, or a share between 0 and 1; null is all")
         for name, value in {"num_fewshot": self.num_fewshot, "limit": self.limit}.items():
-            if value is not None and not self.tasks:
+            if value is not None and not texts(self.task):
                 raise ValueError(f"{name}={value} is for tasks: name one with task=<name>")
-        if self.tasks and self.stride is not None:
+        if self.task and self.stride is not None:
             raise ValueError(f"stride={self.stride} is for a text: leave it out with task=")
-        if "" in self.tasks:
+        if "" in texts(self.task):
             raise ValueError("task= is empty: the name of a harness task, or the path of its .yaml file")
-        check_precision(self.precision)
-
-    @property
-    def tasks(self) -> list[str]:
-        return [self.task] if isinstance(self.task, str) else self.task or []
 
 
 def evaluate(cfg: DictConfig) -> int:
     """Measure; print a table for people and the result for programs."""
     names_text = cfg.task is None and not OmegaConf.is_missing(cfg.data, "path")
-    for override in HydraConfig.get().overrides.task:
-        key = override.partition("=")[0].lstrip("+~")
+    for key in map(key_of, HydraConfig.get().overrides.task):
         if key.partition(".")[0] == "data" and not names_text:
             raise UserError(f"{key} belongs to a text that data.path=<text> names, without task=: leave {key} out")
     config = build.resolve(OmegaConf.masked_copy(cfg, [str(key) for key in cfg if key != "data" or names_text]))
-    text = build.data({"data": config.pop("data")}) if names_text else None
+    text = build.part({"data": config.pop("data")}, "data") if names_text else None
     settings = build.settings_of(EvaluationSettings, config)
     device = device_type(settings.accelerator, key="accelerator")
     check_weights_precision(settings.precision, device)
-    result = _run_tasks(settings, device) if settings.tasks else _measure(text, settings, device)
+    result = _run_tasks(settings, device) if settings.task else _measure(text, settings, device)
     print(json.dumps(json.loads(json.dumps(result), parse_constant=lambda nan: None), indent=2))  # JSON has no nan
     return 0
 
@@ -152,9 +144,8 @@ def _own_text(loaded: Loaded, settings: EvaluationSettings) -> TextWindows:
     """The text of the run, as its configuration builds it, if its class is gptlab's or trusted."""
     if "data" not in loaded.config:
         raise UserError(f"data.path is missing: {loaded.name} has no text of its own, name one with data.path=<text>")
-    trust = [settings.trust] if isinstance(settings.trust, str) else settings.trust or []
-    check_trusted(loaded.config["data"], trust, where=str(loaded.path))
-    data = build.data(loaded.config)
+    check_trusted(loaded.config["data"], texts(settings.trust), where=str(loaded.path))
+    data = build.part(loaded.config, "data")
     if not isinstance(data, TextWindows):
         raise UserError(f"{loaded.name} was trained on {data.name}, which is no text: name one with data.path=<text>")
     return data
@@ -169,19 +160,20 @@ def _run_tasks(settings: EvaluationSettings, device: str) -> dict[str, Any]:
             raise
         raise UserError("task= needs lm-evaluation-harness: pip install 'gptlab[eval]'") from None
     began = time.monotonic()
-    progress = partial(progress_line, unit="requests")
     try:
-        tasks = harness.Tasks(settings.tasks)
+        tasks = harness.Tasks(texts(settings.task))
         loaded, about_model = _load(settings, device)
-        tokenizer = loaded.needed_tokenizer()
-        lm = harness.GptlabLM(loaded.model, tokenizer, batch_size=settings.batch_size, progress=progress)
+        progress = partial(progress_line, unit="requests")
+        lm = harness.GptlabLM(
+            loaded.model, loaded.needed_tokenizer(), batch_size=settings.batch_size, progress=progress
+        )
         found = harness.run_tasks(lm, tasks, num_fewshot=settings.num_fewshot, limit=settings.limit)
     except ValueError as error:
         raise UserError(str(error)) from None
     print(found.pop("table"), file=sys.stderr)
     return {
         **found,
-        "task": settings.tasks,
+        "task": tasks.names,
         "num_fewshot": settings.num_fewshot,
         "limit": settings.limit,
         "context_length": loaded.model.context_length,

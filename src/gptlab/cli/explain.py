@@ -13,7 +13,7 @@ from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 from hydra.errors import ConfigCompositionException, HydraException, MissingConfigException, OverrideParseException
 from omegaconf import OmegaConf
-from omegaconf.errors import OmegaConfBaseException
+from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
 from gptlab.arguments import nearest
 from gptlab.build import flatten
@@ -66,23 +66,23 @@ def explain(error: Exception, config_name: str, arguments: list[str]) -> str | N
         return str(error)
     if isinstance(error, OSError) and error.errno in PLACE_ERRORS:
         return f"{error.filename}: {error.strerror}"
+    if isinstance(error, MissingMandatoryValue):
+        return f"{error.full_key} is missing: set it with {error.full_key}=<value>"
     if isinstance(error, OverrideParseException):
         return f"{error.override!r} cannot be read as key=value: put quotes around a value with special characters"
     if isinstance(error, MissingConfigException) and error.missing_cfg_file:
         group, _, choice = str(error.missing_cfg_file).rpartition("/")
         return _no_such_choice(group, choice, [str(option) for option in error.options or ()])
-    several = re.match("Ambiguous value for argument '(.*?)'", str(error), re.DOTALL)
-    if several is not None:
+    if several := re.match("Ambiguous value for argument '(.*?)'", str(error), re.DOTALL):
         return f"{several[1]} has several values: -m tries each of them, and brackets make them a list"
     if str(error).startswith("Config group override"):  # a number, null or a list
         for group, _, choice in (argument.lstrip("+~").partition("=") for argument in arguments):
             options = [path.stem for path in (CONF / group.partition("@")[0]).glob("*.yaml")] if group else []
             if options and choice not in options:
                 return _no_such_choice(group, choice, options)
+    if key := re.search(r"Could not (?:override|delete|append to config).*? '([^'@]+)", str(error)):
+        return _unknown_key(key[1].lstrip("+~"), config_name, arguments)
     if isinstance(error, ConfigCompositionException | HydraException | OmegaConfBaseException):
-        key = re.search(r"Could not (?:override|delete|append to config).*? '([^'@]+)", str(error))
-        if key is not None:
-            return _unknown_key(key[1].lstrip("+~"), config_name, arguments)
         first, *more = str(error).splitlines()
         return " ".join([first, *more[:1]]) if first.endswith("while composing config:") else first
     *_, (frame, _) = [(None, 0), *traceback.walk_tb(error.__traceback__)]
@@ -97,12 +97,10 @@ def _no_such_choice(group: str, choice: str, options: list[str]) -> str:
     if f"{group}/".startswith("data/") and (Path(choice).suffix or group != "data"):
         path = f"{group}/{choice}".removeprefix("data/")
         return f"data={path}: data is chosen by name ({there_are}); for a file write data.path={path}"
-    folder = group.partition("/")[0]
-    if choice.endswith((".yaml", ".yml")):
-        return (
-            f"{folder}= takes a name, not a path: put the file into <directory>/{folder}/ and write "
-            f"--config-dir=<directory> {folder}={Path(choice).stem}"
-        )
+    folder, name = group.partition("/")[0], Path(choice)
+    if name.suffix in (".yaml", ".yml"):
+        put = f"put the file into <directory>/{folder}/ and write --config-dir=<directory> {folder}={name.stem}"
+        return f"{folder}= takes a name, not a path: {put}"
     return f"{group}={choice} is not one of the choices{nearest(choice, options)} ({there_are})"
 
 
@@ -110,11 +108,9 @@ def _unknown_key(key: str, config_name: str, arguments: list[str]) -> str:
     """`key` is in no composed configuration of this command: name what is near."""
     known = _known_keys(config_name, arguments)
     group, _, name = key.rpartition(".")
-    alias = ALIASES.get(name)
-    if alias in known and alias != key:
-        return f"{key} is not a setting: write {alias}=<value>" + (f" ({ADVICE[alias]})" if alias in ADVICE else "")
-    if group and name in known:
-        return f"{key} is not a setting: {name} belongs to the root, write {name}=<value>"
+    meant = ALIASES.get(name, name if group else None)  # without its group it is a setting of the root
+    if meant in known and meant != key:
+        return f"{key} is not a setting: write {meant}=<value>" + (f" ({ADVICE[meant]})" if meant in ADVICE else "")
     match = nearest(key, known) or nearest(f".{name}", [k for k in known if "." in k])
     shows = "--cfg hydra -p hydra.sweeper" if key.startswith("hydra.") else "--help"
     return f"{key} is not a setting{match} ({command_line(config_name)} {shows} shows all)"

@@ -21,24 +21,30 @@ FREE_TEXT = {
 }
 REPEATABLE = {"prompt", "stop", "task", "runs"}
 """Given several times, these make a list; any other key's last value counts."""
-NEVER_NULL = {"prompt", "runs"}
-"""Here `null` is a text like any other, because they must have one."""
+
+
+def key_of(override: str) -> str:
+    return override.partition("=")[0].lstrip("+~")
+
+
+def texts(value: str | list[str] | None) -> list[str]:
+    """What a repeatable key has been given."""
+    return [value] if isinstance(value, str) else value or []
 
 
 def quote_free_text(arguments: list[str]) -> list[str]:
     """The overrides in Hydra's grammar: free text quoted, repeated keys as one list."""
-    texts: dict[str, list[str]] = {}
     quoted: list[str] = []
+    repeated: dict[str, list[str]] = {}
     for argument in arguments:
         key, equals, text = argument.partition("=")
-        name = key.lstrip("+")
-        if not equals or name not in FREE_TEXT or (text == "null" and name not in NEVER_NULL):
+        if not equals or key.lstrip("+") not in FREE_TEXT or text == "null":
             quoted.append(argument)
-        elif name not in REPEATABLE:
-            quoted.append(f"{key}={_quote(text)}")
+        elif key.lstrip("+") in REPEATABLE:
+            repeated.setdefault(key, []).append(_quote(text))
         else:
-            texts.setdefault(key, []).append(_quote(text))
-    return quoted + [f"{k}={v[0]}" if len(v) == 1 else f"{k}=[{','.join(v)}]" for k, v in texts.items()]
+            quoted.append(f"{key}={_quote(text)}")
+    return quoted + [f"{k}={v[0]}" if len(v) == 1 else f"{k}=[{','.join(v)}]" for k, v in repeated.items()]
 
 
 def plain_words(overrides: list[str]) -> list[str]:

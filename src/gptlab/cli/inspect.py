@@ -4,7 +4,6 @@ import hashlib
 import math
 import re
 import shlex
-import shutil
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -56,7 +55,7 @@ def run_inspect(cfg: DictConfig) -> int:
     inspection = analyze(model, ids, top_k=settings.top_k)
     if inspection.no_attention:
         print(f"  without attention: {inspection.no_attention}")
-    with signal_handler(*END_OF_PROCESS, handler=leave), made_whole(directory, to, clear=shutil.rmtree) as new:
+    with signal_handler(*END_OF_PROCESS, handler=leave), made_whole(directory, to) as new:
         write_inspection(
             new,
             inspection,

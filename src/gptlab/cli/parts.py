@@ -5,6 +5,7 @@
 
 import logging
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import lightning as L
@@ -14,7 +15,7 @@ from lightning.fabric.utilities.exceptions import MisconfigurationException
 
 from gptlab import build
 from gptlab.checkpoint import Loaded
-from gptlab.cli.init_from import initial_model
+from gptlab.cli.load import initial_model
 from gptlab.cli.progress import show_pieces
 from gptlab.data.module import DataModule
 from gptlab.errors import UserError
@@ -35,9 +36,13 @@ def data_module(config: build.Config, *, tokenizer: Tokenizer | None = None) -> 
     Raises:
         UserError: if the data cannot be used.
     """
-    rows = _rows(config)
+    rows = devices.rows_per_micro_batch(
+        batch_size=config["batch_size"],
+        micro_batch_size=config["micro_batch_size"],
+        n_ranks=devices.resolve(config["trainer"]).n_ranks,
+    )
     log.info("preparing the data")
-    data = build.data(config).prepare(
+    data = build.part(config, "data").prepare(
         tokenizer if tokenizer is not None else build.tokenizer_factory(config),
         context_length=config["context_length"],
         progress=show_pieces,
@@ -58,22 +63,22 @@ def training_module(config: build.Config, data: DataModule, *, start: Loaded | N
 
     Args:
         config: as `gptlab.compose` returns it.
-        data: its tokenizer decides the vocabulary.
+        data: of the same configuration; its tokenizer decides the vocabulary.
         start: weights to start from, as `gptlab.load` returns them.
     """
-    prepared = data.data
+    prepared, vocab_size = data.data, data.data.tokenizer.vocab_size
     if config["trainer"].get("limit_val_batches", 1.0) != 1.0:  # of the validated part it is not known
         prepared = replace(prepared, val_bytes_per_token=None)
     torch.manual_seed(config["seed"])
     return TrainingModule(
-        model=initial_model(start, config) if start else build.model(config, prepared.tokenizer.vocab_size),
-        objective=build.objective(config),
+        model=initial_model(start, config, prepared.tokenizer) if start else build.model(config, vocab_size),
+        objective=build.part(config, "objective"),
         optimizer=build.optimizer(config),
-        schedule=build.schedule(config),
+        schedule=build.part(config, "schedule"),
         data=prepared,
         config=config,
         seed=config["seed"],
-        micro_batch_size=_rows(config),
+        micro_batch_size=data.micro_batch_size,
         max_steps=config["max_steps"],
         grad_clip=config["grad_clip"],
         on_nonfinite=config["on_nonfinite"],
@@ -86,22 +91,20 @@ def trainer(config: build.Config, callbacks: list[L.Callback]) -> L.Trainer:
     Raises:
         UserError: if a logger, a callback or the Trainer refuses its settings.
     """
-
-    def make(**ours: object) -> L.Trainer:
-        try:
-            return build.construct({**config["trainer"], **ours}, key="trainer")
-        except MisconfigurationException as error:
-            raise UserError(f"trainer: {' '.join(str(error).split())}") from None
-
-    return make_trainer(
-        make,
-        hardware=devices.resolve(config["trainer"]),
-        loggers=build.instantiate_group(config, "logger"),
-        callbacks=[*build.instantiate_group(config, "callbacks"), *callbacks],
-        max_steps=config["max_steps"],
-        validate_every=config["validate_every"],
-        run_dir=Path(config["run_dir"]),
-    )
+    loggers = build.instantiate_group(config, "logger")
+    callbacks = [*build.instantiate_group(config, "callbacks"), *callbacks]
+    try:
+        return make_trainer(
+            partial(build.construct, config["trainer"], key="trainer"),
+            hardware=devices.resolve(config["trainer"]),
+            loggers=loggers,
+            callbacks=callbacks,
+            max_steps=config["max_steps"],
+            validate_every=config["validate_every"],
+            run_dir=Path(config["run_dir"]),
+        )
+    except MisconfigurationException as error:
+        raise UserError(f"trainer: {' '.join(str(error).split())}") from None
 
 
 def check_device(module: TrainingModule, data: DataModule, hardware: devices.Hardware) -> None:
@@ -111,12 +114,3 @@ def check_device(module: TrainingModule, data: DataModule, hardware: devices.Har
         batch = train.batch(np.arange(min(data.micro_batch_size, len(train))))
         found = device_check.compare(module.model, module.objective, batch, device="mps", precision=hardware.precision)
         log.info("mps agrees with the CPU: %s", found)
-
-
-def _rows(config: build.Config) -> int:
-    """Sequences that one device holds at once."""
-    return devices.rows_per_micro_batch(
-        batch_size=config["batch_size"],
-        micro_batch_size=config["micro_batch_size"],
-        n_ranks=devices.resolve(config["trainer"]).n_ranks,
-    )

@@ -4,9 +4,7 @@ import sys
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-
-from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn
+from datetime import timedelta
 
 from gptlab.data.base import Piece
 
@@ -15,25 +13,25 @@ SECONDS = 10
 
 @contextmanager
 def progress_line(what: str, total: int | None, *, unit: str) -> Iterator[Callable[..., None]]:
-    """A bar in a terminal, otherwise a line every SECONDS; yields `show(completed, note)`."""
-    console = Console(file=sys.stderr)
-    columns = TextColumn("{task.description}"), BarColumn(bar_width=16), TextColumn("{task.fields[line]}")
+    """A line every SECONDS, which a terminal shows in one place; yields `show(completed, note)`."""
+    in_terminal = sys.stderr.isatty()
     began = last_line = time.monotonic()
-    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
-        task = bar.add_task(what, total=total, line="")
 
-        def show(completed: int, note: str = "") -> None:
-            nonlocal last_line
-            speed = max(completed, 1e-9) / max(time.monotonic() - began, 1e-9)
-            eta = "" if total is None else "ETA {}:{:02d}".format(*divmod(round((total - completed) / speed), 60))
-            of = "" if total is None else f"/{total:,}"
-            line = "  ".join(filter(None, (f"{completed:,}{of} {unit}", f"{speed:,.0f} {unit}/s", note, eta)))
-            bar.update(task, completed=completed, line=line)
-            if not console.is_terminal and time.monotonic() - last_line >= SECONDS and completed != total:
-                last_line = time.monotonic()
-                print(f"{what}  {line}", file=sys.stderr, flush=True)
+    def show(completed: int, note: str = "") -> None:
+        nonlocal last_line
+        now = time.monotonic()
+        if now - last_line < (0.1 if in_terminal else SECONDS) or completed in (0, total):
+            return
+        last_line = now
+        speed = completed / max(now - began, 1e-9)
+        of, eta = (
+            ("", "") if total is None else (f"/{total:,}", f"ETA {timedelta(seconds=(total - completed) // speed)}")
+        )
+        line = "  ".join(filter(None, (what, f"{completed:,}{of} {unit}", f"{speed:,.0f} {unit}/s", note, eta)))
+        print(line, end="\x1b[K\r" if in_terminal else "\n", file=sys.stderr, flush=True)
 
-        yield show
+    yield show
+    print("\x1b[K" if in_terminal else "", end="", file=sys.stderr, flush=True)
 
 
 def show_pieces(what: str, pieces: Iterable[Piece]) -> Iterator[Piece]:

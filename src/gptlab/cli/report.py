@@ -23,9 +23,7 @@ def report(result: "RunResult", run_dir: Path, config: build.Config, *, prompt: 
         where = "" if result.on_all_ranks else f" (traceback in {place}/train.log)"
         log.error("failed at step %d: %s%s", summary["steps"], result.failure, where)
     if is_finished:
-        log.info("")
-        for name, value in _rows(summary, place).items():
-            log.info("  %-14s %s", name, value)
+        _log_table(summary, place)
     else:
         saved = "nothing was saved yet" if result.saved_step is None else f"saved up to step {result.saved_step:,}"
         log.info("%s at step %s, %s; to resume:", result.status, f"{summary['steps']:,}", saved)
@@ -55,21 +53,22 @@ def counted(n: int, what: str) -> str:
     return f"{n:,} {what}" + ("" if n == 1 else "s")
 
 
-def _rows(summary: dict[str, Any], place: str) -> dict[str, str]:
-    minutes, seconds = divmod(round(summary["seconds"]), 60)
+def _log_table(summary: dict[str, Any], place: str) -> None:
+    nats, at_step = "{:.4f} nats per token", f"at step {summary['best_step'] or 0:,} (generate takes this one)"
     rows = {
-        summary["status"]: f"{summary['steps']:,} steps",
-        "parameters": f"{summary['parameters']:,}",
-        "tokens": f"{summary['tokens']:,}",
-        "time": f"{minutes} min {seconds} s",
-        "speed": f"{summary['tokens_per_second']:,.0f} tokens/s",
+        summary["status"]: ("{:,} steps", summary["steps"]),
+        "parameters": ("{:,}", summary["parameters"]),
+        "tokens": ("{:,}", summary["tokens"]),
+        "time": ("{0[0]} min {0[1]} s", divmod(round(summary["seconds"]), 60)),
+        "speed": ("{:,.0f} tokens/s", summary["tokens_per_second"]),
+        "train loss": (nats, summary["train_loss"]),
+        "val loss": (nats, summary["val_loss"]),
+        "best val loss": (f"{{:.4f}} {at_step}", summary["best_val_loss"]),
+        "perplexity": ("{:.2f}", summary["val_perplexity"]),
+        "bits per byte": ("{:.4f}", summary["val_bits_per_byte"]),
+        "run directory": ("{}", place),
     }
-    formats = {
-        "train loss": ("train_loss", "{:.4f} nats per token"),
-        "val loss": ("val_loss", "{:.4f} nats per token"),
-        "best val loss": ("best_val_loss", f"{{:.4f}} at step {summary['best_step'] or 0:,} (generate takes this one)"),
-        "perplexity": ("val_perplexity", "{:.2f}"),
-        "bits per byte": ("val_bits_per_byte", "{:.4f}"),
-    }
-    rows |= {name: form.format(summary[key]) for name, (key, form) in formats.items() if summary[key] is not None}
-    return {**rows, "run directory": place}
+    log.info("")
+    for name, (form, value) in rows.items():
+        if value is not None:
+            log.info("  %-14s %s", name, form.format(value))

@@ -1,16 +1,16 @@
 """`resume=<run directory>`: the run's own configuration, with the few changes that leave what it trains alone."""
 
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Any
 
 from gptlab import build
 from gptlab.build import Config
 from gptlab.checkpoint.compatibility import upgraded
 from gptlab.checkpoint.run import DamagedError, read_checkpoint
 from gptlab.cli.explain import command_line
+from gptlab.cli.free_text import key_of
 from gptlab.cli.load import OUTPUTS, newest_runs
 from gptlab.cli.settings import AUTO, NEWEST, settings
 from gptlab.data.base import PreparedData
@@ -21,31 +21,30 @@ from gptlab.training.run_files import CONFIG, LAST, PREVIOUS, ResumeState, read_
 
 log = logging.getLogger("gptlab")
 
-CHANGEABLE_KEYS = (
+CHANGEABLE = (
     *("max_steps", "validate_every", "save_every", "micro_batch_size", "on_nonfinite", "schedule.total_steps"),
-    *("data.path", "data.num_workers", "data.cache_dir", "check_device"),
+    *("data.path", "data.num_workers", "data.cache_dir", "check_device", "trainer", "logger", "callbacks"),
 )
-CHANGEABLE_GROUPS = ("trainer", "logger", "callbacks")
+"""Keys and whole groups that leave what is trained alone."""
 OF_THE_COMMAND = ("run_dir", "resume", "resume_sweep", "trust")
 
 
 def state_to_resume(config: Config, stack: ExitStack) -> ResumeState:
     """What earlier sessions of the run that `resume=` names have left; an empty state for a new run.
 
-    `stack` keeps the run's directory locked.
-
-    Raises:
-        UserError: if there is no run, another process trains it, or none of its checkpoints can be read.
+    `stack` keeps the run's directory locked. Raises UserError if there is no run, another process trains it, or none
+    of its checkpoints can be read.
     """
     resume, wanted = settings(config).resume, config["run_dir"]
     if resume is None:
         return ResumeState()
-
     if resume == AUTO and wanted is None:
         raise UserError("resume=auto starts or resumes the run in run_dir: add run_dir=<directory>")
 
+    place = {NEWEST: None, AUTO: wanted}.get(resume, resume)
+
     def choose() -> Path:
-        runs = newest_runs() if resume == NEWEST else [Path(wanted if resume == AUTO else resume)]
+        runs = newest_runs() if place is None else [Path(place)]
         if not runs:
             raise UserError(f"resume={NEWEST}: there is no run under {OUTPUTS}/ yet")
         run_dir = runs[0].expanduser().absolute()
@@ -55,7 +54,7 @@ def state_to_resume(config: Config, stack: ExitStack) -> ResumeState:
             raise UserError(f"resume={resume} is no run directory: neither config.yaml nor checkpoints/ are in it")
         return run_dir
 
-    run_dir = shared_by_ranks(choose, wanted={NEWEST: None, AUTO: wanted}.get(resume, resume))
+    run_dir = shared_by_ranks(choose, wanted=place)
     return _read_state(run_dir) if _holds_run(run_dir) else ResumeState()
 
 
@@ -97,9 +96,12 @@ def make_last(state: ResumeState) -> None:
 
 def is_finished(state: ResumeState, max_steps: int) -> bool:
     """Whether there is a run that has done all of its steps and has nothing to make up for."""
-    if state.run_dir is None or state.steps != max_steps or state.validation_pending:
-        return False
-    return read_summary(state.run_dir).get("status") == "finished"
+    return (
+        state.run_dir is not None
+        and state.steps == max_steps
+        and not state.validation_pending
+        and read_summary(state.run_dir).get("status") == "finished"
+    )
 
 
 def resumed_config(state: ResumeState, composed: Config, overrides: Sequence[str]) -> Config:
@@ -111,19 +113,23 @@ def resumed_config(state: ResumeState, composed: Config, overrides: Sequence[str
     Raises:
         UserError: if an override would change what is trained.
     """
-    own, is_automatic = _own_config(state), composed["resume"] == AUTO
+    assert state.run_dir is not None
+    own = read_config(state.run_dir) or state.stored.get("config")
+    if own is None:
+        raise UserError(f"resume={state.run_dir}: config.yaml is damaged and nothing was saved; start the run over")
+    own, is_automatic = upgraded(own), composed["resume"] == AUTO
     config = {**composed, **own}  # a run of an older version gets today's value of a newer setting
-    if is_automatic and config["init_from"] is None:
-        for key, then, now in _differences(own, composed):
-            raise UserError(f"resume=auto: {key} was {then} when this run began, and is {now} now")
-    for override in overrides:
-        key = override.partition("=")[0].lstrip("+~")
+    now = dict(build.flatten(composed)) if is_automatic and config["init_from"] is None else {}
+    for key, then in build.flatten(own):
+        if now.get(key, then) != then and not _can_change(key) and key not in OF_THE_COMMAND:
+            raise UserError(f"resume=auto: {key} was {then} when this run began, and is {now[key]} now")
+    for key in map(key_of, overrides):
         if _can_change(key):
             _copy(key, composed, config)
         elif not is_automatic and key not in ("resume", "trust"):
-            can_change = ", ".join([*CHANGEABLE_KEYS, *(f"{group}.*" for group in CHANGEABLE_GROUPS)])
+            can_change = ", ".join(CHANGEABLE)
             raise UserError(f"{key} cannot change in a resumed run, only {can_change}; start a new run for the rest")
-    config["run_dir"] = config["resume"] = str(state.run_dir)
+    config["run_dir"] = str(state.run_dir)
     max_steps = settings(config).max_steps
     if state.steps > max_steps:
         raise UserError(f"max_steps={max_steps}: the run in {state.run_dir} has done {state.steps} steps already")
@@ -133,26 +139,8 @@ def resumed_config(state: ResumeState, composed: Config, overrides: Sequence[str
     return config
 
 
-def _own_config(state: ResumeState) -> Config:
-    """From config.yaml, which the newest session wrote, or else from the checkpoint."""
-    assert state.run_dir is not None
-    config = read_config(state.run_dir)
-    if config is None and state.checkpoint is None:
-        raise UserError(f"resume={state.run_dir}: config.yaml is damaged and nothing was saved; start the run over")
-    return upgraded(config if config is not None else state.stored["config"])
-
-
-def _differences(then: Config, now: Config) -> Iterator[tuple[str, Any, Any]]:
-    """Keys that both have and that cannot change, with their different values."""
-    today = dict(build.flatten(now))
-    for key, value in build.flatten(then):
-        if not _can_change(key) and key not in OF_THE_COMMAND and today.get(key, value) != value:
-            yield key, value, today[key]
-
-
 def _can_change(key: str) -> bool:
-    """Whether a setting leaves alone what is trained."""
-    return key in CHANGEABLE_KEYS or key.partition(".")[0] in CHANGEABLE_GROUPS
+    return key in CHANGEABLE or key.partition(".")[0] in CHANGEABLE
 
 
 def _copy(key: str, source: Config, target: Config) -> None:

@@ -1,10 +1,11 @@
 """The scalars at the root of train.yaml, and everything about a configuration that is checked before data is read."""
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 from gptlab import build
-from gptlab.arguments import nearest
+from gptlab.arguments import NonNegative, Positive
 from gptlab.errors import UserError
 from gptlab.model.base import check_model
 
@@ -27,15 +28,15 @@ TRAINER_IS_OURS = {
 class TrainSettings:
     """The scalars at the root of train.yaml. Steps are optimizer steps, batches are sequences."""
 
-    seed: int
-    context_length: int
-    batch_size: int
-    micro_batch_size: int | None
-    max_steps: int
-    validate_every: int
-    save_every: int
+    seed: NonNegative
+    context_length: Positive
+    batch_size: Positive
+    micro_batch_size: Positive | None
+    max_steps: Positive
+    validate_every: Positive
+    save_every: Positive
     grad_clip: float | None
-    on_nonfinite: str
+    on_nonfinite: Literal["stop", "skip"]
     check_device: bool
     run_dir: str | None
     resume: str | None
@@ -44,35 +45,26 @@ class TrainSettings:
     trust: str | list[str] | None
 
     def __post_init__(self) -> None:
-        for name in ("context_length", "batch_size", "micro_batch_size", "max_steps", "validate_every", "save_every"):
-            value = getattr(self, name)
-            if value is not None and value < 1:
-                raise ValueError(f"{name}={value} must be at least 1")
-        if not 0 <= self.seed < 2**63:
-            raise ValueError(f"seed={self.seed} must lie in [0, 2^63)")
-        if "" in (self.run_dir, self.resume, self.resume_sweep):
-            raise ValueError("run_dir, resume and resume_sweep name a directory: null, or a path that is not empty")
+        for name in ("run_dir", "resume", "resume_sweep", "init_from"):
+            if getattr(self, name) == "":
+                raise ValueError(f"{name}= is empty: write null, or a name")
         if self.run_dir in (NEWEST, AUTO):
             raise ValueError(f"run_dir={self.run_dir} has a meaning for resume=: choose another name")
-        if self.init_from == "":
-            raise ValueError("init_from= is empty: null, a run, a Hugging Face directory, or a Hub id such as gpt2")
-        if self.on_nonfinite not in ("stop", "skip"):
-            raise ValueError(f"on_nonfinite={self.on_nonfinite} must be stop or skip")
         if self.grad_clip is not None and not self.grad_clip > 0:
             raise ValueError(f"grad_clip={self.grad_clip} must be more than 0; null clips nothing")
 
 
 def settings(config: build.Config) -> TrainSettings:
     """The root scalars, checked."""
-    names = {field.name for field in fields(TrainSettings)}
-    return build.settings_of(TrainSettings, {key: value for key, value in config.items() if key in names})
+    scalars = config.keys() - {*NODES, *build.LATE_GROUPS}
+    return build.settings_of(TrainSettings, {key: config[key] for key in sorted(scalars)})
 
 
-def check(config: build.Config, *, trains_tokenizer: bool = True) -> TrainSettings:
+def check(config: build.Config) -> TrainSettings:
     """Check everything that can be known before data is read or Lightning imported.
 
-    The tokenizer is trained on nothing, unless it comes with weights (`trains_tokenizer=False`). The model is built
-    without memory, for a stand-in vocabulary.
+    The tokenizer is trained on nothing, unless it may come with weights. The model is built without memory, for a
+    stand-in vocabulary.
 
     Raises:
         UserError: naming the key, what it got, and what it wants.
@@ -80,27 +72,20 @@ def check(config: build.Config, *, trains_tokenizer: bool = True) -> TrainSettin
     for group in NODES:
         if not (isinstance(config.get(group), dict) and "_target_" in config[group]):
             raise UserError(f"{group} is missing, or has no _target_: choose one with {group}=<choice>")
-    known = {*NODES, *build.LATE_GROUPS, *(field.name for field in fields(TrainSettings))}
-    for key in config.keys() - known:
-        raise UserError(f"{key} is not a setting{nearest(key, known)}")
     for key in TRAINER_IS_OURS & config["trainer"].keys():
         raise UserError(f"trainer.{key} is decided by gptlab: see the settings at the root of train.yaml")
     checked = settings(config)
-    if trains_tokenizer:
+    if checked.init_from is None:
         build.tokenizer_factory(config)
     model = build.meta_model(config, STAND_IN_VOCABULARY)
-    try:
-        check_model(model)
-    except ValueError as error:
-        raise UserError(f"model: {error}") from None
+    build.settings_of(check_model, {"model": model}, "model")
     if model.context_length < checked.context_length:
-        raise UserError(
-            f"model.context_length={model.context_length} is less than context_length={checked.context_length}"
-        )
+        n_positions, wanted = model.context_length, checked.context_length
+        raise UserError(f"model.context_length={n_positions} is less than context_length={wanted}")
     build.optimizer(config)(model)
-    build.schedule(config)(0)
-    build.objective(config)
-    build.data(config)
+    build.part(config, "schedule")(0)
+    build.part(config, "objective")
+    build.part(config, "data")
     return checked
 
 

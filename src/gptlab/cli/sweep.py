@@ -149,8 +149,8 @@ def _check_trials(config: DictConfig, loader: ConfigLoader, fixed: list[str], de
     for overrides in dict.fromkeys(drawn):  # each once: composing takes a third of a second
         try:
             candidate = build.resolve(composed([*overrides]))
-            check(candidate, trains_tokenizer=candidate.get("init_from") is None)
-            own_metrics = getattr(build.objective(candidate), "metrics", ())
+            check(candidate)
+            own_metrics = getattr(build.part(candidate, "objective"), "metrics", ())
             break
         except UserError as error:
             errors.append(error)

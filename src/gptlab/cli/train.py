@@ -11,15 +11,14 @@ from hydra.types import RunMode
 from omegaconf import DictConfig
 
 from gptlab import build
-from gptlab.checkpoint import Loaded, load
-from gptlab.checkpoint.trust import packages_of
-from gptlab.cli.compose import run_command, typed_overrides
-from gptlab.cli.init_from import check_vocabulary, starting_config
+from gptlab.checkpoint import Loaded
+from gptlab.cli.compose import run_command
+from gptlab.cli.load import starting_weights
 from gptlab.cli.report import report, shortened
 from gptlab.cli.resume import check_same_text, is_finished, make_last, resumed_config, state_to_resume
 from gptlab.cli.settings import TrainSettings, absolute_paths, check
 from gptlab.cli.sweep import command_to_resume
-from gptlab.cli.trials import begin_trial, pruning_callbacks, run_launched_trial
+from gptlab.cli.trials import begin_trial, pruning_callbacks, unresolved
 from gptlab.errors import UserError
 from gptlab.signals import END_OF_PROCESS, leave, signal_handler, unhandled
 from gptlab.sweep.trial import this_trial
@@ -38,16 +37,18 @@ def train(cfg: DictConfig) -> int:
     """One run. Settings are checked before data is read, and all data before a directory is made."""
     _check_is_one_run(cfg)
     begin_trial()
+    overrides = unresolved(HydraConfig.get().overrides.task)
     run_log = RunLog(writes=is_rank_zero())
     with ExitStack() as stack:
         stack.enter_context(signal_handler(*unhandled(*END_OF_PROCESS), handler=leave))  # until there are steps to save
         stack.callback(run_log.close)
         stack.callback(forget_ranks)
 
-        config = _composed(cfg)
+        config = build.resolve(cfg)
         state = state_to_resume(config, stack)  # empty for a new run
-        config = resumed_config(state, config, typed_overrides()) if state.run_dir else {**config, "resume": None}
-        settings = check(config, trains_tokenizer=config["init_from"] is None)
+        if state.run_dir is not None:
+            config = resumed_config(state, config, overrides)
+        settings = check(config)
         if is_finished(state, settings.max_steps):  # with resume=auto, which is no mistake then
             log.info("the run in %s is finished", shortened(Path(config["run_dir"])))
             return 0
@@ -57,16 +58,15 @@ def train(cfg: DictConfig) -> int:
 
         from gptlab.cli import parts  # imports Lightning: seconds that no mistake above has to wait for
 
-        start, config = _starting_weights(config, settings, state)
-        data = parts.data_module(config, tokenizer=start.tokenizer if start is not None else None)
-        prepared = data.data
+        start, config = starting_weights(config, state.checkpoint, overrides)
         if start is not None:
-            check_vocabulary(start, prepared.tokenizer)
+            check(config)
+        data = parts.data_module(config, tokenizer=start.tokenizer if start is not None else None)
         if state.checkpoint is not None:
-            check_same_text(state, prepared)
+            check_same_text(state, data.data)
 
-        run_dir = _open_run_dir(settings, state, stack)
-        config = {**config, "run_dir": str(run_dir), "data": absolute_paths(config["data"])}
+        run_dir = _open_run_dir(settings, state, overrides, stack)
+        config = {**config, "run_dir": str(run_dir), "resume": None, "data": absolute_paths(config["data"])}
         module = parts.training_module(config, data, start=start)
         if start is not None and state.checkpoint is None:
             module.validated_step = -1  # the weights are validated before the first step
@@ -88,14 +88,14 @@ def train(cfg: DictConfig) -> int:
             resume=state,
         )
         if is_rank_zero():
-            report(result, run_dir, config, prompt=prepared.prompt)
+            report(result, run_dir, config, prompt=data.data.prompt)
         if result.requeue is not None:
             result.requeue()
     ends_elsewhere = result.on_all_ranks and not is_rank_zero()  # Lightning kills rank 0 for another rank's status
     return 0 if ends_elsewhere else result.exit_status
 
 
-main = partial(run_command, train, config_name="train", job=partial(run_launched_trial, train))
+main = partial(run_command, train, config_name="train")
 
 
 def _check_is_one_run(cfg: DictConfig) -> None:
@@ -110,33 +110,11 @@ def _check_is_one_run(cfg: DictConfig) -> None:
         raise UserError(f"sweep={sweep} starts no sweep: its file lacks `hydra: mode: MULTIRUN`, or start it with -m")
 
 
-def _composed(cfg: DictConfig) -> build.Config:
-    """Plain data. The job of another launcher gets the directory that Hydra chose for it."""
-    config, hydra = build.resolve(cfg), HydraConfig.get()
-    if config["run_dir"] is None and hydra.mode == RunMode.MULTIRUN:
-        config["run_dir"] = str(Path(hydra.sweep.dir, hydra.sweep.subdir))
-    return config
-
-
-def _starting_weights(
-    config: build.Config, settings: TrainSettings, state: ResumeState
-) -> tuple[Loaded | None, build.Config]:
-    """What `init_from` names, as far as this run has trained it, and the configuration with its sizes."""
-    if settings.init_from is None:
-        return None, config
-    if state.checkpoint is not None:
-        return load(state.checkpoint, trust=packages_of(config)), config
-    start = load(settings.init_from, trust=settings.trust or ())
-    config = starting_config(start, config, typed_overrides())
-    check(config, trains_tokenizer=start.tokenizer is None)
-    return start, config
-
-
-def _open_run_dir(settings: TrainSettings, state: ResumeState, stack: ExitStack) -> Path:
+def _open_run_dir(settings: TrainSettings, state: ResumeState, overrides: list[str], stack: ExitStack) -> Path:
     """The run's directory, locked for this process; made for a new run."""
     if state.run_dir is None:
         experiment = HydraConfig.get().runtime.choices.get("experiment") or "default"
-        created = create_run_dir(settings.run_dir, experiment, run_label(typed_overrides()))
+        created = create_run_dir(settings.run_dir, experiment, run_label(overrides))
         return shared_by_ranks(partial(stack.enter_context, created), wanted=settings.run_dir)
     if is_rank_zero():
         make_last(state)

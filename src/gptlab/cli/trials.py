@@ -155,11 +155,12 @@ def run_launched_trial(train: Callable[[DictConfig], int], cfg: DictConfig) -> T
             result = TrialResult("interrupted", str(stop))
     else:
         os.environ.update(trial.environment)
+        cfg.run_dir = cfg.run_dir or str(run_dir)
         try:
-            status, line = train(cfg), None
+            status, line = train(cfg), ""
         except Exception as error:
             status, line = status_and_line(error, "train", overrides)
-        result = result_of(run_dir, status, line or "", was_stopped=status > 128)
+        result = result_of(run_dir, status, line, was_stopped=status > 128)
     if result.status == "failed":
         raise TrialFailed(f"trial {trial.number}: {result.reason}")
     return result

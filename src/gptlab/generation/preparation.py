@@ -10,12 +10,6 @@ from gptlab.model import LanguageModel
 PRECISIONS = {"32": torch.float32, "bf16": torch.bfloat16}
 
 
-def check_precision(precision: int | str) -> None:
-    """Raise ValueError if weights cannot be kept in it."""
-    if str(precision) not in PRECISIONS:
-        raise ValueError(f"precision={precision} must be {' or '.join(PRECISIONS)}")
-
-
 def prepare_for_inference(model: LanguageModel, *, device: str, precision: str, n_rows: int, compile: bool) -> None:
     """Change the model in place for decoding; afterwards it can be neither trained nor saved.
 
