@@ -1,9 +1,10 @@
 """`resume=<run directory>`: the run's own configuration, with the few changes that leave what it trains alone."""
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from pathlib import Path
+from typing import Any
 
 from gptlab import build
 from gptlab.build import Config
@@ -114,15 +115,16 @@ def resumed_config(state: ResumeState, composed: Config, overrides: Sequence[str
         UserError: if an override would change what is trained.
     """
     assert state.run_dir is not None
-    own = read_config(state.run_dir) or state.stored.get("config")
-    if own is None:
+    stored = state.stored.get("config")
+    written = read_config(state.run_dir) or stored
+    if written is None:
         raise UserError(f"resume={state.run_dir}: config.yaml is damaged and nothing was saved; start the run over")
-    own, is_automatic = upgraded(own), composed["resume"] == AUTO
+    own, is_automatic = upgraded(written), composed["resume"] == AUTO
+    for key, then, now in _differences(upgraded(stored or written), own):
+        raise UserError(f"{state.checkpoint} is of another run: its {key} is {then}, and {now} in config.yaml")
     config = {**composed, **own}  # a run of an older version gets today's value of a newer setting
-    now = dict(build.flatten(composed)) if is_automatic and config["init_from"] is None else {}
-    for key, then in build.flatten(own):
-        if now.get(key, then) != then and not _can_change(key) and key not in OF_THE_COMMAND:
-            raise UserError(f"resume=auto: {key} was {then} when this run began, and is {now[key]} now")
+    for key, then, now in _differences(own, composed) if is_automatic and config["init_from"] is None else ():
+        raise UserError(f"resume=auto: {key} was {then} when this run began, and is {now} now")
     for key in map(key_of, overrides):
         if _can_change(key):
             _copy(key, composed, config)
@@ -137,6 +139,14 @@ def resumed_config(state: ResumeState, composed: Config, overrides: Sequence[str
         longer = command_line("train", resume=state.run_dir, max_steps=2 * state.steps)
         raise UserError(f"the run in {state.run_dir} has finished its {state.steps} steps; to train longer: {longer}")
     return config
+
+
+def _differences(then: Config, now: Config) -> Iterator[tuple[str, Any, Any]]:
+    """Keys that both have and that cannot change, with their different values."""
+    today = dict(build.flatten(now))
+    for key, value in build.flatten(then):
+        if today.get(key, value) != value and not _can_change(key) and key not in OF_THE_COMMAND:
+            yield key, value, today[key]
 
 
 def _can_change(key: str) -> bool:
