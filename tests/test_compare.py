@@ -332,11 +332,11 @@ def test_a_real_run_can_be_compared(gptlab: Command, tiny_run: Path) -> None:
 def mistakes() -> Iterator[tuple[list[str], list[str]]]:
     """Command lines, and words that the sentence must have."""
     yield [], ["runs= is empty", "gptlab compare outputs"]
-    yield ["nowhere"], ["nowhere is not there"]
+    yield ["nowhere"], ["nowhere does not exist"]
     yield ["empty"], ["empty neither is a run directory nor holds any"]
     yield ["poem.txt"], ["poem.txt is a file"]
     yield ["runs", "over=step"], ["over=step must be steps or tokens or seconds", "did you mean steps?"]
-    yield ["runs", "metric=val_los"], ["metric=val_los is none of", "did you mean val_loss?"]
+    yield ["runs", "metric=val_los"], ["metric=val_los is not one of", "did you mean val_loss?"]
     yield ["runs", "ovr=tokens"], ["ovr is not a setting; did you mean over?"]
     yield ["runs", "to=picture.jpg"], ["to=picture.jpg must end in .png"]
     yield ["runs", "to=empty.png"], ["empty.png cannot be written", "to="]

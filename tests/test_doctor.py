@@ -35,7 +35,7 @@ def test_it_says_what_the_machine_has_and_nothing_private(
         assert found[name], name
     assert found["torch"] == torch.__version__
     assert found["cpu precisions"].split(", ") == ["32-true (default)", *devices.PRECISIONS["cpu"][1:]]
-    assert found["Hub"] == "may be asked"
+    assert found["Hub"] == "files are downloaded"
     assert all(value == value.strip() != "" for value in found.values())
 
 

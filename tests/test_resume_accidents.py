@@ -107,7 +107,7 @@ def test_metrics_of_other_callbacks_are_left_out_of_metrics_csv(gptlab: Command,
     assert steps(run)["last.ckpt"] == 9, "a run without validation saves its last step too"
 
 
-@pytest.mark.parametrize("policy", ["stop", "skip"])
+@pytest.mark.parametrize("policy", ["stop", "skip", "skip all"])
 def test_a_loss_that_is_no_number_is_not_stepped_with(
     gptlab: Command, workplace: Path, monkeypatch: pytest.MonkeyPatch, policy: str
 ) -> None:
@@ -119,13 +119,18 @@ def test_a_loss_that_is_no_number_is_not_stepped_with(
     def odd(self: NextToken, model: torch.nn.Module, batch: tuple) -> object:
         loss = original(self, model, batch)
         calls.append(model.training)
-        if sum(calls) == 5 and model.training:
+        if model.training and (sum(calls) == 5 or (policy == "skip all" and sum(calls) > 5)):
             return type(loss)(loss.sum * float("nan"), loss.count, loss.metrics)
         return loss
 
     monkeypatch.setattr(NextToken, "__call__", odd)
-    result = gptlab("train", *TINY, "run_dir=run", f"on_nonfinite={policy}")
-    if policy == "stop":
+    result = gptlab("train", *TINY, "run_dir=run", f"on_nonfinite={policy.partition(' ')[0]}", "max_steps=20")
+    if policy == "skip all":
+        assert result.status == 1
+        assert "the 10 steps before it were skipped too" in result.err
+        assert "on_nonfinite=skip\n" not in result.out, "that has just failed"
+        assert steps(workplace / "run")["last.ckpt"] == 3, "nothing is saved while steps are skipped"
+    elif policy == "stop":
         assert result.status == 1
         assert "the loss is nan in step 5 (batch 4 of the run)" in result.err
         assert "resume=run on_nonfinite=skip" in result.out

@@ -108,6 +108,9 @@ def test_lightning_s_callbacks_and_loggers_by_yaml(gptlab: Command, workplace: P
         steps = [int(row["step"]) for row in csv.DictReader(file) if row["train/loss"]]
     assert steps == [1, 2, 3, 4, 5, 6]
     assert len(list((workplace / "run" / "checkpoints").iterdir())) == 3
+    states = torch.load(workplace / "run" / "checkpoints" / "last.ckpt", weights_only=True)["callbacks"]
+    (kept,) = (state for name, state in states.items() if name.startswith("ModelCheckpoint"))
+    assert "step=6" in kept["best_model_path"], "what others keep of the last validation is saved with it"
 
 
 def test_a_prompt_that_cannot_be_encoded_leaves_no_directory(gptlab: Command, workplace: Path) -> None:

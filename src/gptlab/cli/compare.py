@@ -109,7 +109,7 @@ def _column(metric: str | None, runs: list[Run], different: str) -> str:
     by_name = {name.replace("/", "_"): name for name in columns if name not in ("step", *OVER)}
     wanted = metric.replace("/", "_")
     if wanted not in by_name:
-        raise UserError(f"metric={metric} is none of {', '.join(by_name)}{nearest(wanted, by_name)}")
+        raise UserError(f"metric={metric} is not one of {', '.join(by_name)}{nearest(wanted, by_name)}")
     return by_name[wanted]
 
 

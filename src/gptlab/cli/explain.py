@@ -69,7 +69,8 @@ def explain(error: Exception, config_name: str, arguments: list[str]) -> str | N
     if isinstance(error, MissingMandatoryValue):
         return f"{error.full_key} is missing: set it with {error.full_key}=<value>"
     if isinstance(error, OverrideParseException):
-        return f"{error.override!r} cannot be read as key=value: put quotes around a value with special characters"
+        advice = "put quotes around a value with special characters" if "=" in error.override else "settings have a key"
+        return f"{error.override!r} cannot be read as key=value: {advice}, such as prompt=... or data.path=..."
     if isinstance(error, MissingConfigException) and error.missing_cfg_file:
         group, _, choice = str(error.missing_cfg_file).rpartition("/")
         return _no_such_choice(group, choice, [str(option) for option in error.options or ()])

@@ -115,8 +115,10 @@ def resumed_config(state: ResumeState, composed: Config, overrides: Sequence[str
         UserError: if an override would change what is trained.
     """
     assert state.run_dir is not None
-    stored = state.stored.get("config")
-    written = read_config(state.run_dir) or stored
+    stored, written = state.stored.get("config"), read_config(state.run_dir)
+    if written is None and stored is not None:
+        log.warning("config.yaml is damaged: using the configuration in %s", state.checkpoint)
+        written = stored
     if written is None:
         raise UserError(f"resume={state.run_dir}: config.yaml is damaged and nothing was saved; start the run over")
     own, is_automatic = upgraded(written), composed["resume"] == AUTO

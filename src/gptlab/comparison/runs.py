@@ -75,7 +75,7 @@ def find_runs(names: list[str]) -> list[Path]:
         place = Path(name).expanduser().absolute()
         runs = [place] if _is_run(place) else _runs_below(place)
         if not runs and not place.is_file():
-            what = "neither is a run directory nor holds any" if place.exists() else "is not there"
+            what = "neither is a run directory nor holds any" if place.exists() else "does not exist"
             raise UserError(f"{name} {what}")
         found |= {run.resolve(): run for run in runs}
     if not found:

@@ -58,6 +58,9 @@ def make_sampler(
             logits = keep_top_k(logits, top_k)
         if top_p is not None:
             logits = keep_top_p(logits, top_p)
-        return torch.multinomial(logits.softmax(dim=-1), 1, generator=generator)[:, 0]
+        try:
+            return torch.multinomial(logits.softmax(dim=-1), 1, generator=generator)[:, 0]
+        except RuntimeError:
+            raise ValueError("the model predicts nan or infinity: its training has diverged") from None
 
     return sample

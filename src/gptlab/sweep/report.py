@@ -72,7 +72,9 @@ def _best(sweep_dir: Path, view: View, run_again: str | None) -> str:
 
 
 def _pictures(view: View, importances: dict[str, float]) -> str:
-    pair = f"<section><h2>Metric of each trial</h2>{_image(history(view))}</section>"
+    beyond = any(is_number(record.metric) and view.shown(record) != record.metric for record in view.records)
+    note = '<p class="note">Trials that are much worse stand at the end of the axis.</p>' if beyond else ""
+    pair = f"<section><h2>Metric of each trial</h2>{note}{_image(history(view))}</section>"
     if importances:
         bars = "".join(
             f'<dt>{escape(key)}</dt><dd><meter value="{share:.3f}"></meter> {share:.0%}</dd>'

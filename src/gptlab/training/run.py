@@ -135,7 +135,8 @@ def _fit(
     except (Interrupted, KeyboardInterrupt, SystemExit):  # Lightning turns the second Ctrl-C into an exit
         return RunResult("interrupted")
     except NonFiniteError as error:
-        return RunResult("failed", f"{error}; {NONFINITE_ADVICE}", resume_with={"on_nonfinite": "skip"})
+        resume_with = {} if module.guard.skips else {"on_nonfinite": "skip"}
+        return RunResult("failed", f"{error}; {NONFINITE_ADVICE}", resume_with=resume_with)
     except Exception as error:
         if trainer.is_global_zero:
             with suppress(OSError):  # the disk is full

@@ -29,11 +29,12 @@ class NonFiniteGuard:
 
     Attributes:
         n_skipped: skipped steps so far.
+        in_a_row: skipped since the last step that was taken.
     """
 
     def __init__(self, on_nonfinite: str) -> None:
         self.skips = on_nonfinite == "skip"
-        self.n_skipped = self._in_a_row = 0
+        self.n_skipped = self.in_a_row = 0
 
     def allows(self, step: int, *, loss: float, gradient_norm: float) -> bool:
         """Whether the optimizer may step. `step` is the number of steps done, which is also the number of the batch.
@@ -42,14 +43,14 @@ class NonFiniteGuard:
             NonFiniteError: if the run must end.
         """
         if math.isfinite(loss) and math.isfinite(gradient_norm):
-            self._in_a_row = 0
+            self.in_a_row = 0
             return True
         what = f"the gradient norm is {gradient_norm}" if math.isfinite(loss) else f"the loss is {loss}"
         if not self.skips:
             raise NonFiniteError(f"{what} in step {step + 1} (batch {step} of the run)")
         self.n_skipped += 1
-        self._in_a_row += 1
-        if self._in_a_row > MOST_SKIPPED:
+        self.in_a_row += 1
+        if self.in_a_row > MOST_SKIPPED:
             raise NonFiniteError(f"{what} in step {step + 1}, and the {MOST_SKIPPED} steps before it were skipped too")
         log.warning("step %d is skipped: %s", step + 1, what)
         return False

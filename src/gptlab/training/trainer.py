@@ -12,6 +12,7 @@ from lightning.pytorch.loggers import Logger
 from lightning.pytorch.plugins.environments import SLURMEnvironment
 
 from gptlab.files import give_name, whole_file
+from gptlab.training.callbacks.checkpoints import Checkpoints
 from gptlab.training.devices import Hardware
 from gptlab.training.log import quiet_lightning
 from gptlab.training.run_files import LAST, PREVIOUS
@@ -59,7 +60,9 @@ def make_trainer(
         accelerator=hardware.accelerator,
         precision=hardware.precision,
         logger=list(loggers),
-        callbacks=list(callbacks),
+        callbacks=sorted(
+            callbacks, key=lambda callback: isinstance(callback, Checkpoints)
+        ),  # it saves the others' state
         plugins=[WholeFileCheckpointIO(), *slurm],
         max_steps=max_steps,
         max_epochs=-1,

@@ -16,7 +16,8 @@ class Checkpoints(Checkpoint):
     """last.ckpt holds everything that resuming needs, best.ckpt the weights only.
 
     A step is saved once its metrics are logged: after its validation, or before the next step. A run that ends, is
-    stopped or fails saves its last step; the checkpoint says whether that step's validation is pending.
+    stopped or fails saves its last step; the checkpoint says whether that step's validation is pending. While steps are
+    skipped nothing is saved: weights that are nan must not replace good ones.
 
     Args:
         directory: where they are written.
@@ -61,7 +62,7 @@ class Checkpoints(Checkpoint):
 
     def _save_last(self, trainer: L.Trainer, module: TrainingModule) -> None:
         now = (trainer.global_step, module.validation_pending)
-        if now != self._saved and trainer.global_step > 0:
+        if now != self._saved and trainer.global_step > 0 and not module.guard.in_a_row:
             for logger in trainer.loggers:  # what is logged of this step is in the files before the step counts as done
                 logger.save()
             trainer.save_checkpoint(self.directory / LAST, weights_only=False)
