@@ -71,12 +71,7 @@ def _facts() -> Iterator[tuple[str, str]]:
         names = (f"{name} (default)" if name == default else name for name in possible_precisions(device))
         yield f"{device} precisions", ", ".join(names) if is_there else f"torch sees no {device} device"
     yield "disk here", f"{_gib(shutil.disk_usage('.').free)} free"
-    yield (
-        "Hub",
-        "HF_HUB_OFFLINE is set: files from the cache only"
-        if constants.HF_HUB_OFFLINE
-        else "files are downloaded if needed",
-    )
+    yield "Hub", "files from the cache only (HF_HUB_OFFLINE)" if constants.HF_HUB_OFFLINE else "files are downloaded"
 
 
 def _gib(n_bytes: int) -> str:
