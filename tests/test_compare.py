@@ -123,12 +123,6 @@ def test_the_mean_is_over_the_steps_that_all_seeds_have(gptlab: Command) -> None
     assert "1, …: its 3 runs end at steps 60 to 100" in result.out
 
 
-def test_seeds_without_a_common_step_are_lines_of_their_own(gptlab: Command) -> None:
-    write_run("runs/a", falling(2.0), seed=1, steps=15, every=10)
-    write_run("runs/b", falling(3.0), seed=2, steps=8, every=8)
-    assert list(rows_of(gptlab("compare", "runs"))) == ["a, … (a)", "a, … (b)"]
-
-
 BPE = {"_target_": "gptlab.tokenizer.bpe.BPETokenizer", "vocab_size": 512}
 
 
@@ -312,14 +306,6 @@ def test_a_run_without_a_value_yet_is_left_out(gptlab: Command) -> None:
     assert "runs/b has no val_loss yet: left out" in result.out
     assert "runs/c has no val_loss yet: left out" in result.out
     assert "2 runs, 2 lines" in gptlab("compare", "runs", "metric=train_loss").out
-
-
-def test_a_row_that_a_crash_has_cut_off_is_no_value(gptlab: Command) -> None:
-    with (write_run("runs/a") / "metrics.csv").open("a") as file:
-        file.write("101,1034")
-    ((_, *cells),) = rows_of(gptlab("compare", "runs", "over=tokens")).values()
-    assert float(cells[2]) == pytest.approx(TYPICAL(100), abs=1e-4)
-    assert cells[-3:-1] == ["100", "102.4k"]
 
 
 def test_a_real_run_can_be_compared(gptlab: Command, tiny_run: Path) -> None:

@@ -97,16 +97,6 @@ def test_the_end_of_text_token_ends_an_answer_and_is_not_remembered() -> None:
         torch.testing.assert_close(seen[0], model(torch.tensor([whole]))[:, -1])
 
 
-def test_what_the_vocabulary_lacks_is_refused_and_the_conversation_goes_on(model: GPT) -> None:
-    chat = Chat(model, TOKENIZER)
-    with pytest.raises(ValueError, match="without tokens"):
-        answer(chat, "")
-    said = answer(chat, "abc", 5)
-    with pytest.raises(ValueError, match="'Z' is not in the vocabulary"):
-        answer(chat, "Z")
-    assert answer(chat, "de", 5) == continued(model, f"abc{said}\nde", 5)
-
-
 class Bytes(UnknownWordTokenizer):
     """One id a byte: most characters of this text take two."""
 
