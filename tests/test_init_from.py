@@ -62,7 +62,9 @@ def test_what_starts_from_weights_trains_with_dropout(start: Path) -> None:
 def test_training_leaves_the_file_alone_that_it_began_with(gptlab: Command, start: Path) -> None:
     """The weights are mapped from it, and training writes into them."""
     before = (start / "model.safetensors").read_bytes()
-    assert gptlab("train", *START, "context_length=24", "init_from=start", "run_dir=run", "max_steps=3").status == 0
+    words = (*START, "context_length=24", "init_from=start", "run_dir=run", "resume=auto", "max_steps=3")
+    assert gptlab("train", *words).status == gptlab("train", *words).status == 0
+    assert "resume=auto: optimizer.lr was" in gptlab("train", *words, "optimizer.lr=0.5").err
     assert (start / "model.safetensors").read_bytes() == before
     name = "trunk.token_embedding.weight"
     assert not torch.equal(weights("start")[name], weights("run")[name])

@@ -270,7 +270,7 @@ def test_a_metric_that_a_trial_has_not_is_known_before_it_trains(
     definition([LR], metric="val_bits_per_byte").write(workplace)
     monkeypatch.setenv(TRIAL, f"0:{workplace}")
     with pytest.raises(UserError, match="needs a tokenizer that keeps every byte"):
-        pruning_callbacks(has_bits_per_byte=False)
+        pruning_callbacks([])
 
 
 def recorded(run: Path) -> list[dict[str, Any]]:

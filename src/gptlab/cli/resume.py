@@ -125,8 +125,10 @@ def resumed_config(state: ResumeState, composed: Config, overrides: Sequence[str
     for key, then, now in _differences(upgraded(stored or written), own):
         raise UserError(f"{state.checkpoint} is of another run: its {key} is {then}, and {now} in config.yaml")
     config = {**composed, **own}  # a run of an older version gets today's value of a newer setting
-    for key, then, now in _differences(own, composed) if is_automatic and config["init_from"] is None else ():
-        raise UserError(f"resume=auto: {key} was {then} when this run began, and is {now} now")
+    decided = () if config["init_from"] is None else ("init_from", "model", "tokenizer")  # by the weights
+    for key, then, now in _differences(own, composed) if is_automatic else ():
+        if key.partition(".")[0] not in decided:
+            raise UserError(f"resume=auto: {key} was {then} when this run began, and is {now} now")
     for key in map(key_of, overrides):
         if _can_change(key):
             _copy(key, composed, config)

@@ -15,7 +15,7 @@ from gptlab.checkpoint import Loaded
 from gptlab.cli.compose import run_command
 from gptlab.cli.load import starting_weights
 from gptlab.cli.report import report, shortened
-from gptlab.cli.resume import check_same_text, is_finished, make_last, resumed_config, state_to_resume
+from gptlab.cli.resume import OF_THE_COMMAND, check_same_text, is_finished, make_last, resumed_config, state_to_resume
 from gptlab.cli.settings import TrainSettings, absolute_paths, check
 from gptlab.cli.sweep import command_to_resume
 from gptlab.cli.trials import begin_trial, pruning_callbacks, unresolved
@@ -34,13 +34,14 @@ log = logging.getLogger("gptlab")
 
 
 def train(cfg: DictConfig) -> int:
-    """One run. Settings are checked before data is read, and all data before a directory is made."""
+    """One run. Most settings are checked before data is read, and all data before a directory is made."""
     _check_is_one_run(cfg)
-    begin_trial()
+    if HydraConfig.get().mode == RunMode.RUN:  # standard input of a cluster's job is not the sweep's
+        begin_trial()
     overrides = unresolved(HydraConfig.get().overrides.task)
     run_log = RunLog(writes=is_rank_zero())
     with ExitStack() as stack:
-        stack.enter_context(signal_handler(*unhandled(*END_OF_PROCESS), handler=leave))  # until there are steps to save
+        stack.enter_context(signal_handler(*unhandled(*END_OF_PROCESS), handler=leave))  # until run() handles them
         stack.callback(run_log.close)
         stack.callback(forget_ranks)
 
@@ -49,18 +50,18 @@ def train(cfg: DictConfig) -> int:
         if state.run_dir is not None:
             config = resumed_config(state, config, overrides)
         settings = check(config)
-        if is_finished(state, settings.max_steps):  # with resume=auto, which is no mistake then
+        if is_finished(state, settings.max_steps):  # resume=auto only: resumed_config refuses the others
             log.info("the run in %s is finished", shortened(Path(config["run_dir"])))
             return 0
         if state.run_dir is None and is_rank_zero():
             check_free(settings.run_dir)
-        hardware = devices.resolve(config["trainer"])
+        hardware = devices.resolve(config["trainer"])  # here for its checks
 
         from gptlab.cli import parts  # imports Lightning: seconds that no mistake above has to wait for
 
         start, config = starting_weights(config, state.checkpoint, overrides)
         if start is not None:
-            check(config)
+            check(config)  # again: the weights have decided parts of the model
         data = parts.data_module(config, tokenizer=start.tokenizer if start is not None else None)
         if state.checkpoint is not None:
             check_same_text(state, data.data)
@@ -70,7 +71,7 @@ def train(cfg: DictConfig) -> int:
         module = parts.training_module(config, data, start=start)
         if start is not None and state.checkpoint is None:
             module.validated_step = -1  # the weights are validated before the first step
-        trainer = parts.trainer(config, pruning_callbacks(has_bits_per_byte="val/bits_per_byte" in module.metric_names))
+        trainer = parts.trainer(config, pruning_callbacks(module.metric_names))
         if is_rank_zero():
             _announce(module, hardware, start, state)
         if settings.check_device:
@@ -91,8 +92,8 @@ def train(cfg: DictConfig) -> int:
             report(result, run_dir, config, prompt=data.data.prompt)
         if result.requeue is not None:
             result.requeue()
-    ends_elsewhere = result.on_all_ranks and not is_rank_zero()  # Lightning kills rank 0 for another rank's status
-    return 0 if ends_elsewhere else result.exit_status
+    speaks = is_rank_zero() or not result.on_all_ranks  # Lightning kills rank 0 if another rank's status is not 0
+    return result.exit_status if speaks else 0
 
 
 main = partial(run_command, train, config_name="train")
@@ -102,7 +103,7 @@ def _check_is_one_run(cfg: DictConfig) -> None:
     """Raises UserError if the command was meant to be a sweep."""
     hydra = HydraConfig.get()
     if hydra.mode == RunMode.MULTIRUN:
-        return
+        return  # a job that a launcher of Hydra's has started
     if cfg.resume_sweep is not None:
         raise UserError(command_to_resume(cfg.resume_sweep))
     sweep = hydra.runtime.choices.get("sweep")
@@ -111,7 +112,7 @@ def _check_is_one_run(cfg: DictConfig) -> None:
 
 
 def _open_run_dir(settings: TrainSettings, state: ResumeState, overrides: list[str], stack: ExitStack) -> Path:
-    """The run's directory, locked for this process; made for a new run."""
+    """The run's directory, locked for this process: a new one, or the one that state_to_resume has locked."""
     if state.run_dir is None:
         experiment = HydraConfig.get().runtime.choices.get("experiment") or "default"
         created = create_run_dir(settings.run_dir, experiment, run_label(overrides))
@@ -135,10 +136,11 @@ def _announce(module: "TrainingModule", hardware: devices.Hardware, start: Loade
 
 def _hparams(config: build.Config) -> dict[str, object]:
     """Dotted settings for TensorBoard's HPARAMS tab: what a run is, not where it lies or how it is built."""
-    nodes = {name: node for name, node in config.items() if name not in build.LATE_GROUPS}
-    choices = HydraConfig.get().runtime.choices.items()
-    return {
-        key: value
-        for key, value in build.flatten(nodes)
-        if not key.rpartition(".")[2].startswith("_") and key not in ("run_dir", "resume", "resume_sweep", "trust")
-    } | {group: str(name) for group, name in choices if name is not None and not group.startswith("hydra/")}
+    nodes = {name: node for name, node in config.items() if name not in (*build.LATE_GROUPS, *OF_THE_COMMAND)}
+    settings = {key: value for key, value in build.flatten(nodes) if not key.rpartition(".")[2].startswith("_")}
+    decided = () if config["init_from"] is None else ("model", "tokenizer")  # by the weights
+    for group, choice in HydraConfig.get().runtime.choices.items():
+        if choice is not None and group.partition("/")[0] not in ("hydra", *decided):
+            settings[group] = str(choice)
+    path = config["data"].get("path")
+    return settings if path is None else {**settings, "data": Path(path).name}

@@ -172,16 +172,16 @@ def begin_trial() -> None:
         end_with_the_sweep()
 
 
-def pruning_callbacks(*, has_bits_per_byte: bool) -> "list[L.Callback]":
+def pruning_callbacks(metric_names: list[str]) -> "list[L.Callback]":
     """The callback that prunes this process's run, if it is a trial of a sweep with a pruner.
 
-    Raises UserError if the sweep's metric is bits per byte and the run will not have it.
+    Raises UserError if the sweep's metric is bits per byte and the run, which logs `metric_names`, will not have it.
     """
     trial = this_trial()
     if trial is None or not (trial[0] / SWEEP).exists():  # a job of Hydra's basic sweeper
         return []
     definition = Definition.read(trial[0])
-    if definition.metric == "val_bits_per_byte" and not has_bits_per_byte:
+    if definition.metric == "val_bits_per_byte" and "val/bits_per_byte" not in metric_names:
         raise UserError(
             "hydra.sweeper.metric=val_bits_per_byte needs a tokenizer that keeps every byte of the text, "
             "and all of the validation text (trainer.limit_val_batches=1.0)"

@@ -80,7 +80,7 @@ def run(
     with signals.handles():
         result = _fit(trainer, module, data, checkpoint, start)
         summary = summarize(trainer, module, run_dir)
-        if signals.module is None and result.status != "finished":
+        if resume.run_dir is not None and signals.module is None and result.status != "finished":
             summary |= read_summary(run_dir)  # the last session's numbers are still true
         try:
             if trainer.is_global_zero:
