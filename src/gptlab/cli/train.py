@@ -58,6 +58,7 @@ def train(cfg: DictConfig) -> int:
         hardware = devices.resolve(config["trainer"])  # here for its checks
 
         from gptlab.cli import parts  # imports Lightning: seconds that no mistake above has to wait for
+        from gptlab.training.run import run
 
         start, config = starting_weights(config, state.checkpoint, overrides)
         if start is not None:
@@ -76,8 +77,6 @@ def train(cfg: DictConfig) -> int:
             _announce(module, hardware, start, state)
         if settings.check_device:
             parts.check_device(module, data, hardware)
-
-        from gptlab.training.run import run
 
         result = run(
             trainer=trainer,
