@@ -28,7 +28,7 @@ def as_hydra_reads(*arguments: str) -> object:
 @given(st.lists(AWKWARD, min_size=1, max_size=3))
 @example(["Hello, I am"])
 @example(["What's up? def f(x): a = b"])
-@example(["123", "true", ""])
+@example(["123", "true", "null", ""])
 @example(["${oc.env:HOME}", "\\", "\\\n"])
 def test_any_text_means_itself_and_a_repeated_prompt_is_a_batch(texts: list[str]) -> None:
     words = [f"prompt={text}" for text in texts]
@@ -43,6 +43,7 @@ def test_paths_are_free_text_too(key: str) -> None:
 
 def test_null_is_null_where_there_may_be_nothing() -> None:
     assert as_hydra_reads("run_dir=null") is None
+    assert as_hydra_reads("runs=null", "runs=other") == ["null", "other"]
 
 
 KEYS = ["data.path", "+data.path", "data.cache_dir", "run_dir", "init_from", "callbacks.samples.prompt"]

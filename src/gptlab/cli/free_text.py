@@ -21,6 +21,8 @@ FREE_TEXT = {
 }
 REPEATABLE = {"prompt", "stop", "task", "runs"}
 """Given several times, these make a list; any other key's last value counts."""
+NEVER_NULL = {"prompt", "runs"}
+"""Here `null` is a text like any other, because they must have one."""
 
 
 def key_of(override: str) -> str:
@@ -38,9 +40,10 @@ def quote_free_text(arguments: list[str]) -> list[str]:
     repeated: dict[str, list[str]] = {}
     for argument in arguments:
         key, equals, text = argument.partition("=")
-        if not equals or key.lstrip("+") not in FREE_TEXT or text == "null":
+        name = key.lstrip("+")
+        if not equals or name not in FREE_TEXT or (text == "null" and name not in NEVER_NULL):
             quoted.append(argument)
-        elif key.lstrip("+") in REPEATABLE:
+        elif name in REPEATABLE:
             repeated.setdefault(key, []).append(_quote(text))
         else:
             quoted.append(f"{key}={_quote(text)}")
