@@ -50,8 +50,12 @@ def choices(group: str) -> list[str]:
 
 
 def conf_node(group: str, name: str) -> dict:
-    """The content of conf/<group>/<name>.yaml, as Hydra reads it; interpolations stay as they are written."""
-    return OmegaConf.to_container(OmegaConf.load(CONF / group / f"{name}.yaml"))  # type: ignore[return-value]
+    """The content of conf/<group>/<name>.yaml, as Hydra reads it; interpolations stay as they are written.
+
+    A single-headed attention's file also sets n_heads beside its node.
+    """
+    content: dict = OmegaConf.to_container(OmegaConf.load(CONF / group / f"{name}.yaml"))  # type: ignore[assignment]
+    return content if "_target_" in content else content[group.rpartition("/")[2]]
 
 
 def has_gpt2_vocabulary() -> bool:

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from gptlab.model import GPT, LanguageModel, init
 from gptlab.model.attention.fused import FusedAttention
 from gptlab.model.feed_forward.gelu import GELUFeedForward
-from gptlab.model.norm.layer_norm import LayerNorm
+from gptlab.model.norm.layernorm import LayerNorm
 from gptlab.model.positions.learned import LearnedPositions
 
 PARTS: dict[str, Any] = {

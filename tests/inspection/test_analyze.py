@@ -102,10 +102,10 @@ def test_one_token_has_maps_and_no_loss() -> None:
 
 
 class Rotated(FusedAttention):
-    """Names as in the plain variant, and another arithmetic."""
+    """A kernel that computes something other than its weights say."""
 
-    def forward(self, x: Tensor, **more: object) -> Tensor:
-        return super().forward(x.roll(1, dims=-1), **more)  # type: ignore[arg-type]
+    def attend(self, queries: Tensor, keys: Tensor, values: Tensor, mask: Tensor | None) -> Tensor:
+        return super().attend(queries, keys.roll(1, dims=2), values, mask)
 
 
 def test_attention_that_cannot_be_shown_costs_the_maps_and_the_layers_alone() -> None:

@@ -21,8 +21,7 @@ def make(**changes: object) -> GPT:
 
 def from_config(name: str, *, context_length: int, vocab_size: int) -> GPT:
     node = conf_node("model", name)
-    for default in node.pop("defaults"):
-        ((group, choice),) = default.items()
+    for group, choice in (item for default in node.pop("defaults") if default != "_self_" for item in default.items()):
         node[group] = conf_node(f"model/{group}", choice)
     node["context_length"] = context_length
     with torch.device("meta"):

@@ -12,6 +12,7 @@ from conftest import choices, conf_node
 from gptlab.model import GPT
 from gptlab.objective import next_token
 from gptlab.objective.next_token import IGNORED, NextToken
+from gptlab.objective.next_token_scratch import NextTokenScratch
 from tiny_gpt import tiny_gpt
 
 
@@ -40,7 +41,8 @@ def test_perplexity_is_the_exponential_of_the_loss_and_always_a_number() -> None
     assert math.isfinite(NextToken().summary(1e6)["perplexity"])
 
 
-def test_next_token_equals_a_hand_written_reference() -> None:
+@pytest.mark.parametrize("objective", [NextToken(), NextTokenScratch()])
+def test_next_token_equals_a_hand_written_reference(objective: NextToken) -> None:
     torch.manual_seed(0)
     model = tiny_gpt(vocab_size=7)
     inputs, targets = torch.randint(7, (2, 4)), torch.randint(7, (2, 4))
@@ -50,7 +52,7 @@ def test_next_token_equals_a_hand_written_reference() -> None:
         for t in range(4):
             if targets[row, t] != IGNORED:
                 expected -= F.log_softmax(model(inputs)[row, t], dim=0)[targets[row, t]].item()
-    loss = NextToken()(model, (inputs, targets))
+    loss = objective(model, (inputs, targets))
     assert loss.sum.item() == pytest.approx(expected, rel=1e-6)
     assert loss.count == 6
 

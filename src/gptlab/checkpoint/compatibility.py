@@ -11,10 +11,11 @@ REMOVED = object()
 
 CHANGES: dict[str, dict[str, Any]] = {
     "gptlab.model.GPT": {
-        "norm": {"_target_": "gptlab.model.norm.layer_norm.LayerNorm", "_partial_": True},
+        "norm": {"_target_": "gptlab.model.norm.layernorm.LayerNorm", "_partial_": True},
         "feed_forward": {"_target_": "gptlab.model.feed_forward.gelu.GELUFeedForward", "_partial_": True},
         "positions": {"_target_": "gptlab.model.positions.learned.LearnedPositions", "_partial_": True},
     },
+    "gptlab.model.norm.layer_norm.LayerNorm": {"_target_": "gptlab.model.norm.layernorm.LayerNorm"},
     "gptlab.training.schedules.constant": {"total_steps": "${max_steps}"},
 }
 """By the `_target_` of a node in an old configuration: arguments that it lacks, with the value that means what the old

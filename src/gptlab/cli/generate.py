@@ -26,6 +26,7 @@ from gptlab.generation.chat import Chat
 from gptlab.generation.preparation import prepare_for_inference
 from gptlab.generation.sampling import Sampler, make_sampler
 from gptlab.generation.stream import continue_texts
+from gptlab.model import LanguageModel
 from gptlab.signals import signal_handler
 from gptlab.training.devices import check_weights_precision, device_type
 
@@ -55,6 +56,7 @@ class GenerationSettings:
     accelerator: str
     precision: Literal[32, "bf16"]
     compile: bool
+    context_length: Positive | None
 
     def __post_init__(self) -> None:
         make_sampler(temperature=self.temperature, top_k=self.top_k, top_p=self.top_p, generator=None)
@@ -73,6 +75,7 @@ def generate(cfg: DictConfig) -> int:
     device = device_type(settings.accelerator, key="accelerator")
     check_weights_precision(settings.precision, device)
     loaded = load_or_newest(settings.checkpoint, trust=settings.trust)
+    _set_context(loaded.model, settings.context_length)
     written = [prompt for prompt in texts(settings.prompt) for _ in range(settings.num_samples)]
     ids = [] if settings.interactive else [loaded.prompt_ids(text) for text in written]
     _tell(loaded, settings, longest=max(map(len, ids), default=0))
@@ -105,6 +108,21 @@ def generate(cfg: DictConfig) -> int:
 
 
 main = partial(run_command, generate, config_name="generate")
+
+
+def _set_context(model: LanguageModel, context_length: int | None) -> None:
+    """Shorten the model's context, or extend it if its positions have no end, with a note."""
+    trained = model.context_length
+    if context_length is None or context_length <= trained:
+        return model.shorten(context_length or trained)
+    try:
+        model.extend(context_length)
+    except ValueError as error:
+        raise UserError(f"context_length={context_length}: {error}") from None
+    print(
+        f"it was trained on {trained:,} tokens at once; beyond them its text may be poor", file=sys.stderr, flush=True
+    )
+    return None
 
 
 def _tell(loaded: Loaded, settings: GenerationSettings, *, longest: int) -> None:

@@ -111,6 +111,10 @@ class LanguageModel(nn.Module):
         """Reduce the context in place: learned positions beyond it are cut off."""
         self.context_length = context_length
 
+    def extend(self, context_length: int) -> None:
+        """Lengthen the context in place, beyond that of training. Raises ValueError if the positions end with it."""
+        raise ValueError(f"the positions of {type(self).__name__} end at {self.context_length:,}")
+
     @torch.no_grad()
     def capture(self, tokens: Tensor) -> Captured:
         """What is computed on the way over one sequence, (1, T). ValueError if attention cannot be shown truthfully."""

@@ -133,6 +133,9 @@ class GPT(LanguageModel):
             blocks=[block() for _ in range(n_layers)],
             norm=norm(d_model=d_model),
         )
+        if hasattr(self.trunk.position_embedding, "attach"):  # positions that work inside attention
+            for part in self.trunk.blocks:
+                self.trunk.position_embedding.attach(part.attention)
         self.causal = all(block.attention.causal for block in self.trunk.blocks)
         self.head = nn.Linear(d_model, vocab_size, bias=False)
         if tie_head:
@@ -169,6 +172,11 @@ class GPT(LanguageModel):
 
     def shorten(self, context_length: int) -> None:
         self.trunk.position_embedding.shorten(context_length)
+        self.context_length = self.trunk.context_length = context_length
+
+    def extend(self, context_length: int) -> None:
+        if not getattr(self.trunk.position_embedding, "is_endless", False):
+            super().extend(context_length)
         self.context_length = self.trunk.context_length = context_length
 
     def capture(self, tokens: Tensor) -> Captured:

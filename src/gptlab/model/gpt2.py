@@ -15,7 +15,7 @@ from gptlab.model.attention.plain import PlainAttention
 from gptlab.model.block import Block
 from gptlab.model.feed_forward.gelu import GELUFeedForward
 from gptlab.model.gpt import GPT, Trunk
-from gptlab.model.norm.layer_norm import LayerNorm
+from gptlab.model.norm.layernorm import LayerNorm
 from gptlab.model.positions.learned import LearnedPositions
 
 

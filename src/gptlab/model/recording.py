@@ -1,41 +1,49 @@
 """Attention weights and hidden states of a model, layer by layer."""
 
 import copy
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from gptlab.model.attention.plain import PlainAttention
 from gptlab.model.base import Captured
 
 
-class RecordingAttention(PlainAttention):
-    """The plain variant with the projections of another attention; keeps the attention weights of its last call.
+class Recorder:
+    """Keeps the attention weights of the last forward pass of one attention, head by head.
 
-    A fused kernel never holds the weights; the plain arithmetic does. The output is that of the other attention, so
-    that the model's predictions stay the same. ValueError in `forward` if it is not what the weights make.
+    Every part with a `weights` method is listened to. A fused kernel never calls it: the weights are then computed
+    beside it, and must make what the kernel made (ValueError in the forward pass if they do not).
     """
 
-    def __init__(self, attention: PlainAttention) -> None:
-        nn.Module.__init__(self)  # the projections exist already
-        self.n_heads, self.head_dim, self.dropout = attention.n_heads, attention.head_dim, attention.dropout
-        self.qkv, self.out = attention.qkv, attention.out
-        self.recorded = torch.empty(0)  # (B, H, T, T)
+    def __init__(self, attention: Any) -> None:
+        self.parts = [part for part in attention.modules() if hasattr(part, "weights")]
+        self.maps: dict[int, Tensor] = {}
         self._attention = attention
+        for index, part in enumerate(self.parts):
+            part.weights = partial(self._listen, index, part.weights)
+        if hasattr(attention, "attend"):
+            attention.attend = partial(self._check, attention.attend)
 
-    def forward(self, x: Tensor, **context: Any) -> Tensor:
-        plain = super().forward(x, **context)
-        own = self._attention(x, **context)
+    def _listen(self, index: int, weights: Callable[..., Tensor], *inputs: Any) -> Tensor:
+        self.maps[index] = weights(*inputs)
+        return self.maps[index]
+
+    def _check(self, attend: Callable[..., Tensor], queries: Tensor, keys: Tensor, values: Tensor, mask: Any) -> Tensor:
+        own, weights = attend(queries, keys, values, mask), self._attention.weights(queries, keys, mask)
+        shown = weights @ values.repeat_interleave(weights.shape[1] // values.shape[1], dim=1)
         tolerance = torch.finfo(own.dtype).eps ** 0.5  # relative to the norm: kernels round differently
-        if (own - plain).float().norm() > tolerance * own.float().norm():
+        if (own - shown).float().norm() > tolerance * own.float().norm():
             kind = type(self._attention).__name__
-            raise ValueError(f"{kind} computes something other than PlainAttention: its weights cannot be shown")
+            raise ValueError(f"{kind} computes something other than its weights say: they cannot be shown")
         return own
 
-    def weights(self, queries: Tensor, keys: Tensor, mask: Tensor | None) -> Tensor:
-        self.recorded = super().weights(queries, keys, mask)
-        return self.recorded
+    @property
+    def weights(self) -> Tensor:
+        """(1, H, T, T)"""
+        return torch.cat([self.maps[index].view(1, -1, *self.maps[index].shape[-2:]) for index in sorted(self.maps)], 1)
 
 
 @torch.no_grad()
@@ -46,12 +54,11 @@ def capture(model: Any, tokens: Tensor) -> Captured:
     """
     twin = copy.deepcopy(model, memo={id(parameter): parameter for parameter in model.parameters()})
     streams: list[Tensor] = []
+    recorders = [Recorder(block.attention) for block in twin.trunk.blocks]
     for block in twin.trunk.blocks:
-        if isinstance(block.attention, PlainAttention) and block.attention.family == PlainAttention.family:
-            block.attention = RecordingAttention(block.attention)
         block.register_forward_pre_hook(lambda _, inputs: streams.append(inputs[0]))
     final = twin.eval().trunk(tokens)  # (1, T, C), normed
     hidden = torch.cat([*(twin.trunk.norm(stream) for stream in streams), final])  # (L + 1, T, C)
-    recorded = [part.recorded for part in twin.modules() if isinstance(part, RecordingAttention)]  # each (1, H, T, T)
-    shows_all = 0 < len(recorded) == len(twin.trunk.blocks)
-    return Captured(hidden=hidden, attention=torch.cat(recorded).float().cpu() if shows_all else None)
+    shows_all = recorders and all(recorder.parts for recorder in recorders)
+    maps = torch.cat([recorder.weights for recorder in recorders]).float().cpu() if shows_all else None
+    return Captured(hidden=hidden, attention=maps)  # (L, H, T, T)

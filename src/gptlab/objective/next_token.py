@@ -44,33 +44,31 @@ class NextToken:
         most_logits = MOST_LOGITS.get(inputs.device.type)
         if most_logits is None:
             logits = model(inputs)  # (B, T, V)
-            loss = _cross_entropy(logits.flatten(0, 1), targets.flatten())
+            loss = self.cross_entropy(logits.flatten(0, 1), targets.flatten())
         else:
             n_tokens = max(1, most_logits // model.vocab_size)
-            loss = model(inputs, reduce=lambda hidden, head: _in_chunks(hidden, head, targets, n_tokens))
+            loss = model(inputs, reduce=lambda hidden, head: self._in_chunks(hidden, head, targets, n_tokens))
         return Loss(loss, self.count(batch), {})
+
+    def cross_entropy(self, logits: Tensor, targets: Tensor) -> Tensor:
+        """Summed over the targets that count: (n, V) and (n,) to ()."""
+        logits = logits.float()  # half precision would round the loss of a large vocabulary
+        return F.cross_entropy(logits, targets, ignore_index=IGNORED, reduction="sum")
+
+    def _in_chunks(self, hidden: Tensor, head: nn.Module, targets: Tensor, n_tokens: int) -> Tensor:
+        """The same loss, `n_tokens` at a time; backward computes their logits again instead of keeping them."""
+
+        def chunk_loss(hidden: Tensor, targets: Tensor) -> Tensor:
+            return self.cross_entropy(head(hidden), targets)
+
+        chunks = list(zip(hidden.flatten(0, 1).split(n_tokens), targets.flatten().split(n_tokens), strict=True))
+        if len(chunks) == 1:
+            return chunk_loss(*chunks[0])
+        # a head draws no random numbers
+        losses = [checkpoint(chunk_loss, *chunk, use_reentrant=False, preserve_rng_state=False) for chunk in chunks]
+        return torch.stack(losses).sum()
 
 
 def perplexity(loss: float) -> float:
     """The perplexity of a mean loss in nats per token."""
     return math.exp(min(loss, 700.0))  # exp(710) is not a float
-
-
-def _in_chunks(hidden: Tensor, head: nn.Module, targets: Tensor, n_tokens: int) -> Tensor:
-    """The same loss, with the logits of `n_tokens` at a time; backward computes them again instead of keeping them."""
-
-    def chunk_loss(hidden: Tensor, targets: Tensor) -> Tensor:
-        return _cross_entropy(head(hidden), targets)
-
-    chunks = list(zip(hidden.flatten(0, 1).split(n_tokens), targets.flatten().split(n_tokens), strict=True))
-    if len(chunks) == 1:
-        return chunk_loss(*chunks[0])
-    # a head draws no random numbers
-    losses = [checkpoint(chunk_loss, *chunk, use_reentrant=False, preserve_rng_state=False) for chunk in chunks]
-    return torch.stack(losses).sum()
-
-
-def _cross_entropy(logits: Tensor, targets: Tensor) -> Tensor:
-    """Summed over the targets: (n, V) and (n,) to ()."""
-    logits = logits.float()  # half precision would round the loss of a large vocabulary
-    return F.cross_entropy(logits, targets, ignore_index=IGNORED, reduction="sum")

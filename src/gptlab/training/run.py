@@ -175,6 +175,7 @@ def summarize(trainer: L.Trainer, module: TrainingModule, run_dir: Path) -> dict
         "tokens": module.n_tokens,
         "seconds": round(module.clock.seconds, 3),
         "tokens_per_second": round(module.n_tokens / max(module.clock.training_seconds, 1e-9), 1),
+        "causal": module.model.causal,
         "parameters": sum(parameter.numel() for parameter in module.model.parameters()),
         "train_loss": module.recent_train_loss,
         **val_metrics,

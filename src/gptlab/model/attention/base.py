@@ -1,5 +1,8 @@
 """What every attention promises, and the mask and positions of rows that hold several documents."""
 
+import math
+
+import torch
 from torch import Tensor, nn
 
 from gptlab.model.base import check_keywords
@@ -40,6 +43,44 @@ class Attention(nn.Module):
             cache: this layer's earlier keys and values; the new ones are appended.
         """
         raise NotImplementedError
+
+
+class UncachedAttention(Attention):
+    """An attention of the first rungs: it needs neither positions nor a cache, and implements `mix`."""
+
+    uses_cache = False
+
+    def forward(
+        self,
+        x: Tensor,
+        *,
+        mask: Tensor | None = None,
+        positions: Tensor | None = None,
+        cache: LayerCache | None = None,
+    ) -> Tensor:
+        return self.mix(x, mask)
+
+    def mix(self, x: Tensor, mask: Tensor | None) -> Tensor:
+        """(B, T, C) to (B, T, C); the mask is that of `forward`."""
+        raise NotImplementedError
+
+
+def check_single_head(attention: nn.Module, n_heads: int) -> None:
+    """Raise ValueError if a rung with a single head is asked for several."""
+    if n_heads != 1:
+        raise ValueError(f"{type(attention).__name__} has a single head, and n_heads={n_heads}: leave n_heads out")
+
+
+def hide(scores: Tensor, mask: Tensor | None, *, causal: bool) -> Tensor:
+    """Scores (B, T, T) of a single head, -inf where a token may not look. A token always sees itself.
+
+    `mask` is that of `Attention.forward`.
+    """
+    every = torch.ones(scores.shape[-2:], dtype=torch.bool, device=scores.device)  # (T, T)
+    allowed = every.tril() if causal else every
+    if mask is not None:
+        allowed = allowed & (mask[:, None, :] if mask.dim() == 2 else mask[:, 0])  # (B, T, T)
+    return scores.masked_fill(~(allowed | every.tril() & every.triu()), -math.inf)
 
 
 def check_attention(attention: nn.Module) -> None:

@@ -51,15 +51,24 @@ class PlainAttention(Attention):
         positions: Tensor | None = None,
         cache: LayerCache | None = None,
     ) -> Tensor:
-        batch, n_tokens, d_model = x.shape
-        qkv = self.qkv(x).view(batch, n_tokens, 3, self.n_heads, self.head_dim)  # (B, T, 3, H, D)
-        queries, keys, values = qkv.permute(2, 0, 3, 1, 4)  # each (B, H, T, D)
+        queries, keys, values = self.project(x)  # each (B, H, T, D)
+        queries, keys = self.rotate(queries, positions), self.rotate(keys, positions)
         if cache is not None:
             keys, values = cache.append(keys, values)  # (B, H, past + T, D)
             queries = queries.to(keys.dtype)  # the cache may have a higher precision than the model
         context = self.attend(queries, keys, values, mask)  # (B, H, T, D)
-        context = context.transpose(1, 2).reshape(batch, n_tokens, d_model)  # (B, T, C)
-        return self.out(context.to(qkv.dtype))
+        context = context.transpose(1, 2).flatten(2)  # (B, T, C)
+        return self.out(context.to(x.dtype))
+
+    def project(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Queries, keys and values of each head: (B, T, C) to three times (B, H, T, D)."""
+        qkv = self.qkv(x).unflatten(-1, (3, self.n_heads, self.head_dim))  # (B, T, 3, H, D)
+        queries, keys, values = qkv.permute(2, 0, 3, 1, 4)
+        return queries, keys, values
+
+    def rotate(self, x: Tensor, positions: Tensor | None) -> Tensor:
+        """Queries or keys (B, H, T, D) as they are; positions that rotate them put their own function here."""
+        return x
 
     def attend(self, queries: Tensor, keys: Tensor, values: Tensor, mask: Tensor | None) -> Tensor:
         """softmax(QK^T / sqrt(D)) V over the allowed keys: (B, H, T, D)."""

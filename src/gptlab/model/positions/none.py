@@ -6,6 +6,8 @@ from torch import Tensor, nn
 class NoPositions(nn.Module):
     """Token vectors stay as they are."""
 
+    is_endless = True
+
     def __init__(self, *, d_model: int, context_length: int) -> None:
         super().__init__()
 

@@ -1,0 +1,26 @@
+"""Grouped attention with normalised queries and keys: the scores stay small however long training lasts.
+
+Henry et al. 2020, arXiv:2010.04245; as in Qwen3.
+"""
+
+from typing import Any
+
+from torch import Tensor
+
+from gptlab.model.attention.grouped import GroupedAttention
+from gptlab.model.norm.rmsnorm import RMSNorm
+
+
+class QKNormAttention(GroupedAttention):
+    """`GroupedAttention` with an RMSNorm over the D numbers of each query and each key."""
+
+    family = "qk_norm"
+
+    def __init__(self, **sizes: Any) -> None:
+        super().__init__(**sizes)
+        self.query_norm = RMSNorm(d_model=self.head_dim)
+        self.key_norm = RMSNorm(d_model=self.head_dim)
+
+    def project(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        queries, keys, values = super().project(x)
+        return self.query_norm(queries), self.key_norm(keys), values

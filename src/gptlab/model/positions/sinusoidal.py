@@ -1,0 +1,24 @@
+"""Sines and cosines of many wavelengths: nothing is learned (Vaswani et al. 2017, arXiv:1706.03762, section 3.5)."""
+
+import torch
+from torch import Tensor, nn
+
+
+class SinusoidalPositions(nn.Module):
+    """The first half of the numbers are sines, the second cosines, of wavelengths from 2 pi to 10,000 times 2 pi."""
+
+    is_endless = True
+
+    def __init__(self, *, d_model: int, context_length: int) -> None:
+        super().__init__()
+        if d_model % 2 != 0:
+            raise ValueError(f"sinusoidal positions need an even d_model, and d_model={d_model}")
+        self.d_model = d_model
+
+    def forward(self, positions: Tensor) -> Tensor:
+        pairs = torch.arange(0, self.d_model, 2, device=positions.device)  # (C / 2,)
+        angles = positions[..., None] / 10_000 ** (pairs / self.d_model)  # (T, C / 2) or (B, T, C / 2)
+        return torch.cat([angles.sin(), angles.cos()], dim=-1)
+
+    def shorten(self, context_length: int) -> None:
+        """There is no table to cut."""
