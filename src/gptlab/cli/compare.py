@@ -10,6 +10,7 @@ from omegaconf import DictConfig
 from gptlab import build
 from gptlab.arguments import nearest
 from gptlab.cli.compose import run_command
+from gptlab.cli.floors import floors, orders_of
 from gptlab.cli.report import counted, shortened
 from gptlab.comparison.curves import BITS_PER_BYTE, Line, draw, make_lines, smoothing, table
 from gptlab.comparison.runs import Run, common_parent, differences, find_runs, group
@@ -33,6 +34,7 @@ class CompareSettings:
     over: str
     metric: str | None
     to: str | None
+    ngram: str | None
 
     def __post_init__(self) -> None:
         if not self.runs:
@@ -41,6 +43,8 @@ class CompareSettings:
             raise ValueError(f"over={self.over} must be {' or '.join(OVER)}{nearest(self.over, OVER)}")
         if self.to is not None and not self.to.lower().endswith(PICTURES):
             raise ValueError(f"to={self.to} must end in {' or '.join(PICTURES)}: it names the picture")
+        if self.ngram is not None:
+            orders_of(self.ngram)
 
 
 def main(arguments: list[str]) -> int:
@@ -63,8 +67,9 @@ def compare(cfg: DictConfig) -> int:
     window = smoothing(measured, column)
     lines = make_lines(groups, column, over=settings.over, window=window)
     caveat = _caveat(column, different)
+    counted_alone = _floors(settings.ngram, measured, column, different)
     try:
-        draw(lines, picture, column=column, over=settings.over, window=window, caveat=caveat)
+        draw(lines, picture, column=column, over=settings.over, window=window, caveat=caveat, floors=counted_alone)
     except OSError as error:
         raise UserError(f"{picture} cannot be written ({error.strerror}): name the picture with to=") from None
 
@@ -73,8 +78,20 @@ def compare(cfg: DictConfig) -> int:
         print(note)
     print(f"{counted(len(measured), 'run')}, {counted(len(lines), 'line')}, sorted by {metric}\n")
     print("\n".join(f"  {row}" for row in table(lines, column, metric=metric)))
+    for name, value in counted_alone.items():
+        print(f"  {name}: {value:.4f} by counting alone")
     print(f"\n{shortened(picture)}: {metric} over {settings.over}")
     return 0
+
+
+def _floors(ngram: str | None, runs: list[Run], column: str, different: str) -> dict[str, float]:
+    """The losses of n-gram models on the text of the runs. Raises UserError if the runs have no text in common."""
+    if ngram is None:
+        return {}
+    if column != LOSS or different:
+        why = f"the {different} of these runs differ" if different else "another metric is compared"
+        raise UserError(f"ngram={ngram} is a floor of val_loss on one text with one tokenizer: {why}")
+    return floors(runs[0].directory, orders_of(ngram))
 
 
 def _with_directories(arguments: list[str]) -> Iterator[str]:

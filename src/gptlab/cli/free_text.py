@@ -16,7 +16,7 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from gptlab.build import literal
 
 FREE_TEXT = {
-    *("prompt", "stop", "checkpoint", "resume", "resume_sweep", "run_dir", "to", "init_from", "task", "runs"),
+    *("prompt", "stop", "checkpoint", "resume", "resume_sweep", "run_dir", "to", "init_from", "task", "runs", "ngram"),
     *("callbacks.samples.prompt", "callbacks.attention.prompt", "data.path", "data.cache_dir"),
 }
 REPEATABLE = {"prompt", "stop", "task", "runs"}

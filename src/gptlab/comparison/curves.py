@@ -159,8 +159,24 @@ def _number(value: float, decimals: int) -> str:
     return f"{value:,.{decimals}f}" if abs(value) < 1e6 else f"{value:.4g}"
 
 
-def draw(lines: Sequence[Line], picture: Path, *, column: str, over: str, window: int, caveat: str) -> None:
-    """Draw the lines, best first, with a legend below them; `caveat` is what readers should keep in mind."""
+def draw(
+    lines: Sequence[Line],
+    picture: Path,
+    *,
+    column: str,
+    over: str,
+    window: int,
+    caveat: str,
+    floors: dict[str, float],
+) -> None:
+    """Draw the lines, best first, with a legend below them.
+
+    Args:
+        lines, column, over, window: as `make_lines` has them.
+        picture: the file.
+        caveat: what readers should keep in mind.
+        floors: losses that need no training, by name; drawn as dashed lines.
+    """
     from matplotlib import rc_context  # half a second: only commands that draw pay
     from matplotlib.figure import Figure
 
@@ -183,6 +199,11 @@ def draw(lines: Sequence[Line], picture: Path, *, column: str, over: str, window
     _limit_height(axes, lines, column)
     if column.endswith("perplexity"):
         log_scale(axes)
+    for name, value in floors.items():
+        axes.axhline(value, color=FAINT, linewidth=THIN, linestyle=(0, (5, 4)), zorder=1)
+        axes.annotate(name, (1, value), xycoords=("axes fraction", "data"), ha="right", va="bottom", color=FAINT)
+    low, high = axes.get_ylim()
+    axes.set_ylim(min([low, *(value - 0.03 * (high - low) for value in floors.values())]), high)
     frame(axes)
     axes.set_title(caveat, loc="left", fontsize="small", color=FAINT)
     title = "last value" + (" ± one standard deviation" if any(line.spread is not None for line in lines) else "")

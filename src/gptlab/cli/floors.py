@@ -1,0 +1,42 @@
+"""`gptlab compare <runs> ngram=1,2,3`: what counting alone reaches on the text that the runs are validated on."""
+
+from pathlib import Path
+
+import numpy as np
+
+from gptlab import build
+from gptlab.checkpoint import load
+from gptlab.checkpoint.trust import check_trusted
+from gptlab.cli.progress import show_pieces
+from gptlab.comparison.ngram import ngram_loss
+from gptlab.data.text_windows import TextWindows
+from gptlab.errors import UserError
+
+
+def orders_of(ngram: str) -> list[int]:
+    """`1,2,4` as numbers. Raises ValueError if it is something else."""
+    words = [word.strip() for word in ngram.strip("[]").split(",")]
+    if not all(word.isdecimal() and int(word) > 0 for word in words):
+        raise ValueError(f"ngram={ngram} must be whole numbers from 1, such as ngram=1,2,3")
+    return [int(word) for word in words]
+
+
+def floors(run_dir: Path, orders: list[int]) -> dict[str, float]:
+    """Nats per token of n-gram models on the split of a run, by name: {"2-gram": 2.48}.
+
+    Raises:
+        UserError: if the run cannot be loaded or has no text, or if an order is too high to count.
+    """
+    loaded = load(run_dir)
+    check_trusted(loaded.config["data"], (), where=str(loaded.path))
+    data = build.part(loaded.config, "data")
+    if not isinstance(data, TextWindows):
+        raise UserError(f"ngram= counts the tokens of a text, and {data.name} is none")
+    tokenizer = loaded.needed_tokenizer()
+    prepared = data.prepare(tokenizer, context_length=loaded.config["context_length"], progress=show_pieces)
+    train, val = (np.asarray(part.tokens) for part in (prepared.train, prepared.val))  # type: ignore[attr-defined]
+    try:
+        sizes = {"vocab_size": tokenizer.vocab_size}
+        return {f"{order}-gram": ngram_loss(train, val, order=order, **sizes) for order in orders}
+    except ValueError as error:
+        raise UserError(str(error)) from None
