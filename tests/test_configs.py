@@ -9,6 +9,7 @@ import pytest
 import torch
 from hydra import compose, initialize_config_dir
 from hydra.utils import get_object
+from omegaconf import OmegaConf
 
 from conftest import CONF, choices
 from gptlab import build
@@ -20,12 +21,10 @@ CHOICES = [(group, name) for group in GROUPS for name in choices(group)]
 
 def composed(*overrides: str) -> build.Config:
     with initialize_config_dir(str(CONF), version_base="1.3"):
-        needs_path = any(override in ("data=text", *EXPERIMENTS) for override in overrides)
-        path = ["data.path=somewhere.txt"] if needs_path else []
-        return build.resolve(compose("train", overrides=[*overrides, *path, "run_dir=somewhere"]))
-
-
-EXPERIMENTS = [f"experiment={name}" for name in choices("experiment")]
+        config = compose("train", overrides=[*overrides, "run_dir=somewhere"])
+        if OmegaConf.is_missing(config.data, "path"):
+            config.data.path = "somewhere.txt"
+        return build.resolve(config)
 
 
 def targets(node: Any, key: str = "") -> Iterator[tuple[str, dict]]:

@@ -23,7 +23,7 @@ from gptlab.sweep.space import parameter
 def test_values_of_a_file_reach_hydra_as_the_same_values(values: list[Any]) -> None:
     distinct = [value for i, value in enumerate(values) if repr(value) not in map(repr, values[:i])]
     _, (entry,) = search_space({"a.b": {"choice": distinct}}, [], sampler="tpe")
-    words = [entry.override(value) for value in entry.values]
+    words = [word for value in entry.values for word in entry.overrides(value)]
     parsed = [override.value() for override in OverridesParser.create().parse_overrides(words)]
     assert [repr(value) for value in parsed] == [repr(value) for value in distinct]
 

@@ -16,7 +16,7 @@ from gptlab.comparison.curves import BITS_PER_BYTE, Line, draw, make_lines, smoo
 from gptlab.comparison.runs import Run, common_parent, differences, find_runs, group
 from gptlab.errors import UserError
 from gptlab.training.metrics import COLUMNS, METRICS, read_metrics
-from gptlab.training.run_files import read_config
+from gptlab.training.run_files import read_config, read_summary
 
 OVER = ("steps", "tokens", "seconds")
 PICTURES = (".png", ".pdf", ".svg")
@@ -53,7 +53,13 @@ def main(arguments: list[str]) -> int:
 
 def compare(cfg: DictConfig) -> int:
     """Find the runs, read them, draw, and print."""
-    settings = build.settings_of(CompareSettings, build.resolve(cfg))
+    for line in draw_runs(build.settings_of(CompareSettings, build.resolve(cfg))):
+        print(line)
+    return 0
+
+
+def draw_runs(settings: CompareSettings) -> Iterator[str]:
+    """Draw the picture. Yields the lines of the table. Raises UserError if there is nothing to compare."""
     names = [settings.runs] if isinstance(settings.runs, str) else settings.runs
     runs = [_read(directory) for directory in find_runs(names)]
     picture = common_parent(runs) / "compare.png" if settings.to is None else Path(settings.to).expanduser().absolute()
@@ -74,14 +80,11 @@ def compare(cfg: DictConfig) -> int:
         raise UserError(f"{picture} cannot be written ({error.strerror}): name the picture with to=") from None
 
     without = [f"{shortened(run.directory)} has no {metric} yet: left out" for run in runs if run not in measured]
-    for note in [*without, *notes, *_cut_short(lines), *([caveat] if caveat else [])]:
-        print(note)
-    print(f"{counted(len(measured), 'run')}, {counted(len(lines), 'line')}, sorted by {metric}\n")
-    print("\n".join(f"  {row}" for row in table(lines, column, metric=metric)))
-    for name, value in counted_alone.items():
-        print(f"  {name}: {value:.4f} by counting alone")
-    print(f"\n{shortened(picture)}: {metric} over {settings.over}")
-    return 0
+    yield from [*without, *notes, *_cut_short(lines), *([caveat] if caveat else [])]
+    yield f"{counted(len(measured), 'run')}, {counted(len(lines), 'line')}, sorted by {metric}\n"
+    yield from (f"  {row}" for row in table(lines, column, metric=metric))
+    yield from (f"  {name}: {value:.4f} by counting alone" for name, value in counted_alone.items())
+    yield f"\n{shortened(picture)}: {metric} over {settings.over}"
 
 
 def _floors(ngram: str | None, runs: list[Run], column: str, different: str) -> dict[str, float]:
@@ -111,7 +114,8 @@ def _with_directories(arguments: list[str]) -> Iterator[str]:
 def _read(directory: Path) -> Run:
     config = read_config(directory)
     metrics = {name: np.array(values) for name, values in read_metrics(directory / METRICS).items()}
-    return Run(directory, dict(build.flatten(config)) if config is not None else None, metrics)
+    is_causal = read_summary(directory).get("causal", True)
+    return Run(directory, dict(build.flatten(config)) if config is not None else None, metrics, is_causal)
 
 
 def _column(metric: str | None, runs: list[Run], different: str) -> str:

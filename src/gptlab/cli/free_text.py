@@ -17,7 +17,7 @@ from gptlab.build import literal
 
 FREE_TEXT = {
     *("prompt", "stop", "checkpoint", "resume", "resume_sweep", "run_dir", "to", "init_from", "task", "runs", "ngram"),
-    *("callbacks.samples.prompt", "callbacks.attention.prompt", "data.path", "data.cache_dir"),
+    *("hydra.sweeper.ngram", "callbacks.samples.prompt", "callbacks.attention.prompt", "data.path", "data.cache_dir"),
 }
 REPEATABLE = {"prompt", "stop", "task", "runs"}
 """Given several times, these make a list; any other key's last value counts."""

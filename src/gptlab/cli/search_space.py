@@ -20,7 +20,8 @@ def search_space(
     """The overrides that all trials share, and the swept keys. Raises UserError on what is not a search space.
 
     Args:
-        space: hydra.sweeper.space, `{"optimizer.lr": {"log_uniform": [1e-4, 1e-2]}}`; null removes a key.
+        space: hydra.sweeper.space, `{"optimizer.lr": {"log_uniform": [1e-4, 1e-2]}}`; null removes a key. Cases are
+            the values of a key `case`.
         overrides: the command line, in Hydra's grammar. It adds keys; a key that it gives a single value is not swept.
         sampler: `a=1,2` means each of the values for `grid`, one of them for others.
         loader: knows the choices that `model/attention=glob(*)` asks for.

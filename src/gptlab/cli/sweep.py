@@ -18,7 +18,9 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 
 from gptlab import build
 from gptlab.arguments import nearest
+from gptlab.cli.compare import CompareSettings, draw_runs
 from gptlab.cli.explain import command_line
+from gptlab.cli.floors import orders_of
 from gptlab.cli.free_text import FREE_TEXT, plain_words, quote_free_text
 from gptlab.cli.report import counted, shortened
 from gptlab.cli.search_space import plain_key, search_space
@@ -27,11 +29,12 @@ from gptlab.cli.trials import trial_arguments, trial_runner, unresolved
 from gptlab.errors import UserError
 from gptlab.files import as_yaml, write_whole
 from gptlab.signals import END_OF_PROCESS, leave, signal_handler, unhandled
+from gptlab.sweep.cases import write_tables
 from gptlab.sweep.definition import METRICS, SWEEP, Definition
 from gptlab.sweep.hparams import write_hparams
 from gptlab.sweep.report import write_report
 from gptlab.sweep.search import Search
-from gptlab.sweep.space import Parameter
+from gptlab.sweep.space import CASE, CASES, Parameter
 from gptlab.sweep.study import Study
 from gptlab.sweep.trial import SAVE_TIMEOUT, STATUSES, best_of
 from gptlab.training.log import RunLog
@@ -63,7 +66,9 @@ def sweep(
     """
     _check_is_possible(config)
     sweeper = config.hydra.sweeper
-    fixed, space = search_space(unresolved(sweeper)["space"] or {}, overrides, sampler=sweeper.sampler, loader=loader)
+    typed = unresolved(sweeper)
+    swept = ({CASE: {CASES: typed["cases"]}} if typed["cases"] else {}) | (typed["space"] or {})
+    fixed, space = search_space(swept, overrides, sampler=sweeper.sampler, loader=loader)
     fixed = [override for override in fixed if not override.startswith(OF_THIS_SESSION)]
     run_trials, n_jobs = trial_runner(config, make_launcher)
     definition = _definition(config, fixed, space, overrides, n_jobs=n_jobs)
@@ -103,6 +108,8 @@ def _check_is_possible(config: DictConfig) -> None:
         raise UserError("hydra.sweep.subdir= is not possible: runs are called 0, 1, ... (results.csv has their values)")
     if config.resume not in (None, AUTO):
         raise UserError("resume= resumes one run; a sweep is resumed with resume_sweep=<its directory>")
+    if config.hydra.sweeper.ngram is not None:
+        orders_of(config.hydra.sweeper.ngram)
 
 
 def _definition(
@@ -115,8 +122,11 @@ def _definition(
     flags = [argument for argument in arguments if argument.startswith("--")]
     flags += ["-m"] if "hydra.mode=MULTIRUN" in typed else []
     settings = cast(dict[str, Any], OmegaConf.to_container(config.hydra.sweeper, resolve=True))
-    settings.pop("_target_")
-    nodes = {entry.key: {entry.kind: [_absolute(entry.key, value) for value in entry.values]} for entry in space}
+    del settings["_target_"], settings["cases"]
+    nodes = {
+        entry.key: {kind: [_absolute(entry.key, value) for value in values] for kind, values in entry.node.items()}
+        for entry in space
+    }
     settings |= {"n_jobs": n_jobs, "space": nodes, "arguments": arguments, "command": [*flags, *words]}
     settings |= {"validate_every": config.validate_every, "max_steps": config.max_steps}
     return build.settings_of(Definition, settings, "hydra.sweeper")
@@ -140,15 +150,16 @@ def _check_trials(config: DictConfig, loader: ConfigLoader, fixed: list[str], de
         return candidate
 
     for entry in definition.parameters:
-        is_group = plain_key(entry.key) in config.hydra.runtime.choices
-        for value in entry.examples if is_group else entry.examples[:1]:
-            composed([entry.override(value)])
+        is_choice = plain_key(entry.key) in config.hydra.runtime.choices or entry.kind == CASES
+        for value in entry.examples if is_choice else entry.examples[:1]:
+            composed(entry.overrides(value))
     errors: list[UserError] = []
     choice, space = random.Random(0).choice, definition.parameters
-    drawn = [tuple(entry.override(choice(entry.examples)) for entry in space) for _ in range(N_EXAMPLES)]
-    for overrides in dict.fromkeys(drawn):  # each once: composing takes a third of a second
+    drawn = [tuple(choice(entry.examples) for entry in space) for _ in range(N_EXAMPLES)]
+    for values in dict.fromkeys(drawn):  # each once: composing takes a third of a second
+        parts = [entry.overrides(value) for entry, value in zip(space, values, strict=True)]
         try:
-            candidate = build.resolve(composed([*overrides]))
+            candidate = build.resolve(composed([override for part in parts for override in part]))
             check(candidate)
             own_metrics = getattr(build.part(candidate, "objective"), "metrics", ())
             break
@@ -194,12 +205,19 @@ def _finish(search: Search, config: DictConfig, *, stopped_by: int | None) -> in
         "\n%s", ", ".join(f"{count} {status}" for status, count in counts.items() if count) or "no trial has ended"
     )
     if best is not None:
-        found = [entry.override(best.values[entry.key]) for entry in definition.parameters]
+        found = [override for entry in definition.parameters for override in entry.overrides(best.values[entry.key])]
         about = f"trial {best.number}, {definition.metric} {best.metric:.6g}"
         log.info("best: %s", "\n  ".join([about, *found]))
         _write_best(study.sweep_dir, [*definition.arguments, *found], config, comment=f"The best of a sweep: {about}.")
         again = _best_command(place, definition.arguments)
     write_report(place / "report.html", definition, records, importances=study.importances(), run_again=again)
+    if (cases := definition.cases) is not None and best is not None:
+        log.info("\n%s", write_tables(study.sweep_dir, cases, records))
+        try:
+            settings = CompareSettings([str(study.sweep_dir)], "steps", None, None, definition.ngram)
+            log.info("%s", [*draw_runs(settings)][-1].strip())
+        except UserError as error:
+            log.warning("compare.png could not be drawn: %s", error)
     status = int(search.has_too_many_failures or best is None) if stopped_by is None else 128 + stopped_by
     if status == 1:
         too_many = f"more than {definition.max_failed:g} of the trials have failed (hydra.sweeper.max_failed)"

@@ -60,6 +60,10 @@ class Line:
     members: "Sequence[Line]" = ()
 
     @property
+    def is_causal(self) -> bool:
+        return all(run.is_causal for run in self.runs)
+
+    @property
     def band(self) -> np.ndarray:
         """One spread below and above the mean, (2, n)."""
         spread = 0.0 if self.spread is None else np.nan_to_num(self.spread, posinf=0.0)
@@ -133,7 +137,8 @@ def table(lines: Sequence[Line], column: str, *, metric: str) -> list[str]:
     for line in lines:
         best = int((line.mean if column.endswith(SMALLER_IS_BETTER) else -line.mean).argmin())
         bits_per_byte = line.at_end(BITS_PER_BYTE)
-        row = [line.label, str(len(line.runs)), line.runs[0].tokenizer, line.runs[0].data, _last_value(line, decimals)]
+        name = line.label + ("" if line.is_causal else " (not causal)")
+        row = [name, str(len(line.runs)), line.runs[0].tokenizer, line.runs[0].data, _last_value(line, decimals)]
         row += [_number(line.mean[best], decimals), f"{line.steps[best]:,.0f}"]
         row += ["-" if math.isnan(bits_per_byte) else f"{bits_per_byte:.4f}", f"{line.steps[-1]:,.0f}"]
         rows.append([*row, short(line.at_end("tokens")), f"{line.at_end('seconds'):,.0f}"])
@@ -185,7 +190,8 @@ def draw(
     decimals = _decimals(lines[0].mean[-1])
     for rank, line in reversed([*enumerate(lines)]):  # the best on top
         count = f" ({len(line.runs)} runs)" if len(line.runs) > 1 else ""
-        entry = f"{_last_value(line, decimals)}  {label(line.label, LONGEST_LABEL)}{count}"
+        mark = "" if line.is_causal else ", not causal: it sees the token it is asked for"
+        entry = f"{_last_value(line, decimals)}  {label(line.label, LONGEST_LABEL)}{count}{mark}"
         if rank < len(NAMED):
             _draw_line(axes, line, NAMED[rank], entry)
         else:
@@ -196,12 +202,13 @@ def draw(
     axes.set_xlim(0, 1.03 * max(its.x[-1] for line in lines for its in (line, *line.members)) or None)
     axes.xaxis.set_major_formatter(lambda value, _: short(value))
     axes.ticklabel_format(axis="y", style="plain", useOffset=False)
-    _limit_height(axes, lines, column)
+    _limit_height(axes, [line for line in lines if line.is_causal] or lines, column)
     if column.endswith("perplexity"):
         log_scale(axes)
     for name, value in floors.items():
         axes.axhline(value, color=FAINT, linewidth=THIN, linestyle=(0, (5, 4)), zorder=1)
-        axes.annotate(name, (1, value), xycoords=("axes fraction", "data"), ha="right", va="bottom", color=FAINT)
+        place: dict[str, Any] = {"xycoords": ("axes fraction", "data"), "fontsize": "small"}
+        axes.annotate(name, (0.01, value), va="bottom", color=FAINT, **place)
     low, high = axes.get_ylim()
     axes.set_ylim(min([low, *(value - 0.03 * (high - low) for value in floors.values())]), high)
     frame(axes)
@@ -217,7 +224,10 @@ def draw(
 
 
 def _draw_line(axes: "Axes", line: Line, color: str, entry: str) -> None:
-    """The mean with a band of its spread, or a point with an error bar; the runs too if their steps differ."""
+    """The mean with a band of its spread, or a point with an error bar; the runs too if their steps differ.
+
+    A model that is not causal has a dotted line.
+    """
     if line.spread is not None:
         axes.fill_between(line.x, *line.band, color=color, alpha=0.18, linewidth=0, zorder=2)
         if len(line.x) == 1:
@@ -225,7 +235,8 @@ def _draw_line(axes: "Axes", line: Line, color: str, entry: str) -> None:
     for its in () if line.has_all else line.members:
         axes.plot(its.x, its.mean, color=color, linewidth=THIN, alpha=0.7, zorder=2)
     points: dict[str, Any] = {"marker": "o", "markersize": 4, "markevery": None if len(line.x) <= MARKED else [-1]}
-    axes.plot(line.x, line.mean, color=color, linewidth=THICK, label=entry, zorder=3, **points)
+    style = "-" if line.is_causal else ":"
+    axes.plot(line.x, line.mean, style, color=color, linewidth=THICK, label=entry, zorder=3, **points)
 
 
 def _limit_height(axes: "Axes", lines: Sequence[Line], column: str) -> None:

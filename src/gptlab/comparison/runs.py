@@ -1,5 +1,6 @@
 """Runs on disk, grouped and labelled by the settings in which they differ."""
 
+import csv
 import json
 import os
 import re
@@ -34,11 +35,13 @@ class Run:
         directory: its absolute path.
         settings: its configuration by dotted key; None if config.yaml is missing or damaged.
         metrics: the columns of metrics.csv; nan for a step without a value.
+        is_causal: whether a token sees only itself and earlier tokens; the loss says little otherwise.
     """
 
     directory: Path
     settings: dict[str, Any] | None
     metrics: dict[str, np.ndarray]
+    is_causal: bool = True
 
     def has(self, column: str) -> bool:
         """Whether it has a value of this metric."""
@@ -109,7 +112,8 @@ def differences(runs: Sequence[Run]) -> str:
 def group(runs: Sequence[Run]) -> tuple[list[Group], list[str]]:
     """Group runs that differ only in the seed, and label each group by its differing settings, as overrides.
 
-    A label is the directory if nothing differs, if too much differs, or if the configuration is not known.
+    If all runs are cases of sweeps, the labels are the cases' names. A label is the directory if nothing differs, if
+    too much differs, or if the configuration is not known.
 
     Returns:
         The groups, and notes on their labels.
@@ -127,6 +131,9 @@ def group(runs: Sequence[Run]) -> tuple[list[Group], list[str]]:
         if run.settings is None
     ]
     configs = {index: _relevant(run.settings) for index, (run, *_) in enumerate(groups) if run.settings is not None}
+    cases = [_case(run.directory) for run, *_ in groups]
+    if len({*cases} - {None}) == len(groups):
+        return list(zip(map(str, cases), groups, strict=True)), notes
     keys = _differing([*configs.values()])
     overrides = {index: _label(config, keys) for index, config in configs.items() if keys}
     if len(keys) > MOST_KEYS:
@@ -135,6 +142,15 @@ def group(runs: Sequence[Run]) -> tuple[list[Group], list[str]]:
     elif len({*overrides.values()}) == len(configs):
         labels = [overrides.get(index, label) for index, label in enumerate(labels)]
     return list(zip(labels, groups, strict=True)), notes
+
+
+def _case(run_dir: Path) -> str | None:
+    """The case of a sweep that a trial had, from the sweep's results."""
+    try:
+        with (run_dir.parent / "results.csv").open(encoding="utf-8", newline="") as file:
+            return next((row.get("case") for row in csv.DictReader(file) if row["trial"] == run_dir.name), None)
+    except (OSError, KeyError):
+        return None
 
 
 def _relevant(settings: dict[str, Any]) -> dict[str, Any]:

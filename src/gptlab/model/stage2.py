@@ -21,15 +21,9 @@ class Trunk2(nn.Module):
 
     def forward(self, tokens: Tensor, *, documents: Tensor | None = None) -> Tensor:
         positions = torch.arange(tokens.shape[1], device=tokens.device)  # (T,)
-        mask = None
         if documents is not None:
-            mask, positions = within_documents(documents)
-        x = self.token_embedding(tokens) + self.position_embedding(positions)  # (B, T, C)
-        return self.norm(self.mix(x, mask))
-
-    def mix(self, x: Tensor, mask: Tensor | None) -> Tensor:
-        """Nothing here: each token is predicted from the one before it and its position."""
-        return x
+            _, positions = within_documents(documents)
+        return self.norm(self.token_embedding(tokens) + self.position_embedding(positions))  # (B, T, C)
 
 
 class Stage2(LanguageModel):

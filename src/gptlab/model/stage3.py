@@ -5,20 +5,21 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from gptlab.model.attention.base import check_attention
+from gptlab.model.attention.base import check_attention, within_documents
 from gptlab.model.base import LanguageModel
 from gptlab.model.stage2 import Stage2, Trunk2
 
 
 class Trunk3(Trunk2):
-    """As `Trunk2`, with an attention between the embedding and the norm."""
+    """As `Trunk2`, followed by an attention."""
 
     def __init__(self, *, attention: nn.Module, **parts: Any) -> None:
         super().__init__(**parts)
         self.attention = attention
 
-    def mix(self, x: Tensor, mask: Tensor | None) -> Tensor:
-        return self.attention(x, mask=mask)  # (B, T, C)
+    def forward(self, tokens: Tensor, *, documents: Tensor | None = None) -> Tensor:
+        mask = None if documents is None else within_documents(documents)[0]
+        return self.attention(super().forward(tokens, documents=documents), mask=mask)  # (B, T, C)
 
 
 class Stage3(Stage2):

@@ -11,7 +11,7 @@ import yaml
 from gptlab.arguments import nearest
 from gptlab.errors import UserError
 from gptlab.files import write_yaml
-from gptlab.sweep.space import Parameter, parameter
+from gptlab.sweep.space import Cases, Parameter, parameter
 
 SWEEP = "sweep.yaml"
 SAMPLERS = {"tpe": None, "random": None, "grid": None, "cmaes": "cmaes", "gp": "scipy"}
@@ -22,7 +22,7 @@ METRICS = (
     *("train_loss", "tokens_per_second", "seconds"),
 )
 """Numbers of summary.json. An objective may add others, `val_<metric>`."""
-MAY_CHANGE = ("n_trials", "n_jobs", "max_failed", "command")
+MAY_CHANGE = ("n_trials", "n_jobs", "max_failed", "command", "ngram")
 """What may differ when a sweep is resumed."""
 
 
@@ -50,6 +50,7 @@ class Definition:
     direction: Literal["minimize", "maximize"]
     seed: int
     max_failed: float
+    ngram: str | None
 
     def __post_init__(self) -> None:
         choices = {"sampler": SAMPLERS, "direction": ("minimize", "maximize"), "pruner": (*PRUNERS, None)}
@@ -81,6 +82,10 @@ class Definition:
     @property
     def parameters(self) -> list[Parameter]:
         return [parameter(key, node) for key, node in self.space.items()]
+
+    @property
+    def cases(self) -> Cases | None:
+        return next((entry for entry in self.parameters if isinstance(entry, Cases)), None)
 
     @property
     def n_planned(self) -> int:

@@ -1,11 +1,11 @@
 """The search space of a sweep: for each swept key a range, or a list of values.
 
->>> parameter("optimizer.lr", {"log_uniform": [1e-4, 1e-2]}).override(0.002)
-'optimizer.lr=0.002'
+>>> parameter("optimizer.lr", {"log_uniform": [1e-4, 1e-2]}).overrides(0.002)
+['optimizer.lr=0.002']
 """
 
 import math
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
 from gptlab.arguments import nearest
@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 RANGES = ("uniform", "log_uniform", "int", "log_int")
 LISTS = ("choice", "grid")
 """One of these values, or each of them."""
+CASE, CASES = "case", "cases"
+"""The key of named sets of overrides, and its kind."""
 
 Value = float | int | str
 """A number, or anything else as the text of an override: `true`, `plain`, `[0.9,0.95]`."""
@@ -28,7 +30,7 @@ class Parameter:
 
     Attributes:
         key: as in an override, `optimizer.lr` or `model/attention`.
-        kind: one of RANGES or LISTS.
+        kind: one of RANGES or LISTS, or CASES.
         values: of a list, its values; of a range, its bounds, both included (and the step of an `int`).
     """
 
@@ -38,7 +40,7 @@ class Parameter:
 
     @property
     def is_list(self) -> bool:
-        return self.kind in LISTS
+        return self.kind in (*LISTS, CASES)
 
     @property
     def is_log(self) -> bool:
@@ -49,8 +51,14 @@ class Parameter:
         """All values of a list, the bounds of a range."""
         return self.values if self.is_list else self.values[:2]
 
-    def override(self, value: Value) -> str:
-        return f"{self.key}={value}"
+    @property
+    def node(self) -> dict[str, list[Any]]:
+        """Plain data that `parameter` reads."""
+        return {self.kind: [*self.values]}
+
+    def overrides(self, value: Value) -> list[str]:
+        """The overrides of a trial with this value."""
+        return [f"{self.key}={value}"]
 
     def suggest(self, trial: "optuna.Trial") -> Value:
         """The trial's value of this key. The study's sampler chooses it the first time."""
@@ -62,8 +70,48 @@ class Parameter:
         return trial.suggest_float(self.key, low, high, log=self.is_log)
 
 
+@dataclass(frozen=True)
+class Case:
+    """A named set of overrides; `adds` says in a few words what it adds to the case before it."""
+
+    name: str
+    overrides: list[str]
+    adds: str = ""
+
+
+@dataclass(frozen=True)
+class Cases(Parameter):
+    """Cases as a swept key: a trial has all overrides of one of them. `values` are the names."""
+
+    cases: tuple[Case, ...]
+
+    @property
+    def node(self) -> dict[str, list[Any]]:
+        return {CASES: [asdict(case) for case in self.cases]}
+
+    def overrides(self, value: Value) -> list[str]:
+        return next(case.overrides for case in self.cases if case.name == value)
+
+
+def _cases(key: str, nodes: Any) -> Cases:
+    """Raises UserError if an entry is no case."""
+    try:
+        cases = tuple(Case(**node) for node in nodes)
+    except TypeError:
+        cases = ()
+    is_right = all(isinstance(case.name, str) and isinstance(case.overrides, list) for case in cases)
+    if not cases or not is_right:
+        raise UserError(f"hydra.sweeper.cases must be a list such as [{{name: a, overrides: [seed=1]}}], not {nodes!r}")
+    names = [case.name for case in cases]
+    if twice := [name for name in names if names.count(name) > 1]:
+        raise UserError(f"hydra.sweeper.cases has {twice[0]} twice")
+    return Cases(key, CASES, tuple(names), cases)
+
+
 def parameter(key: str, node: Any) -> Parameter:
     """An entry of a search space, `{int: [low, high, step]}` or `{choice: [...]}`. Raises UserError if it is none."""
+    if isinstance(node, dict) and [*node] == [CASES]:
+        return _cases(key, node[CASES])
     what, kinds = f"the search space of {key}", (*RANGES, *LISTS)
     if not isinstance(node, dict) or len(node) != 1:
         raise UserError(f"{what} must be one of {', '.join(kinds)} with a list, not {node!r}")

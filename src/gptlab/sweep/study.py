@@ -53,7 +53,7 @@ class Study:
     def _trial(self, number: int, *, resumes: bool) -> Trial:
         self._study.sampler = self._sampler(number)
         asked = _optuna_trial(self._study, self._storage, number) if resumes else self._study.ask()
-        overrides = [entry.override(entry.suggest(asked)) for entry in self._space]
+        overrides = [override for entry in self._space for override in entry.overrides(entry.suggest(asked))]
         return Trial(number, (*self.definition.arguments, *overrides), self.sweep_dir / str(number), resumes)
 
     def record(self, number: int, result: TrialResult) -> TrialRecord:

@@ -69,10 +69,14 @@ class TrialRecord:
 
 
 def best_of(records: list[TrialRecord], *, direction: str) -> TrialRecord | None:
-    """The finished trial with the best metric (`direction`: minimize or maximize); None if no trial has finished."""
+    """The finished trial with the best metric (`direction`: minimize or maximize); None if no trial has finished.
+
+    Models that are not causal count only if there are no others, because their loss says little.
+    """
     sign = 1.0 if direction == "minimize" else -1.0
     finished = [record for record in records if record.status == "finished" and record.metric is not None]
-    return min(finished, key=lambda record: sign * (record.metric or 0.0), default=None)
+    causal = [record for record in finished if record.summary.get("causal", True)]
+    return min(causal or finished, key=lambda record: sign * (record.metric or 0.0), default=None)
 
 
 def this_trial() -> tuple[Path, int] | None:

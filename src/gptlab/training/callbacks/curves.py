@@ -11,7 +11,7 @@ from lightning.pytorch.utilities.rank_zero import rank_zero_only
 
 from gptlab.training.drawing import frame, running_mean, save, short
 from gptlab.training.metrics import read_metrics
-from gptlab.training.run_files import CURVES, METRICS
+from gptlab.training.run_files import CURVES, METRICS, read_summary
 from gptlab.training.stops import Interrupted
 
 log = logging.getLogger("gptlab")
@@ -57,7 +57,10 @@ def draw_curves(metrics_csv: Path, picture: Path) -> None:
     if "step" not in metrics or metrics["step"].max() == 0:
         return
     figure = Figure(figsize=(9, 4.5), dpi=130, layout="constrained")
-    figure.suptitle("/".join(picture.resolve().parts[-3:-1]), fontsize="small", x=0.01, ha="left", color="0.4")
+    title = "/".join(picture.resolve().parts[-3:-1])
+    if not read_summary(picture.parent).get("causal", True):
+        title += " (not causal: each position sees the token it is asked for)"
+    figure.suptitle(title, fontsize="small", x=0.01, ha="left", color="0.4")
     axes: Any = figure.subplots()
     steps, train, val = metrics["step"], metrics["train/loss"], metrics["val/loss"]
     trained, validated = ~np.isnan(train), ~np.isnan(val)
