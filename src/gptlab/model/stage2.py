@@ -1,9 +1,14 @@
-"""Stage 2: positions, a norm and a tied head are added to the lookup. Tokens are still not mixed."""
+"""Stage 2: positions, a norm and a tied head are added to the lookup. Tokens are still not mixed.
+
+The GELU between a tied embedding and head is needed: a product of token vectors alone is symmetric, and "q is followed
+by u" is not.
+"""
 
 from collections.abc import Callable
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from gptlab.model.attention.base import within_documents
@@ -11,7 +16,7 @@ from gptlab.model.base import LanguageModel
 
 
 class Trunk2(nn.Module):
-    """Token and position embedding, then the norm: tokens (B, T) to (B, T, C)."""
+    """Token and position embedding, norm, GELU: tokens (B, T) to (B, T, C)."""
 
     def __init__(self, *, token_embedding: nn.Embedding, position_embedding: Any, norm: nn.Module) -> None:
         super().__init__()
@@ -23,7 +28,8 @@ class Trunk2(nn.Module):
         positions = torch.arange(tokens.shape[1], device=tokens.device)  # (T,)
         if documents is not None:
             _, positions = within_documents(documents)
-        return self.norm(self.token_embedding(tokens) + self.position_embedding(positions))  # (B, T, C)
+        x = self.norm(self.token_embedding(tokens) + self.position_embedding(positions))  # (B, T, C)
+        return F.gelu(x)
 
 
 class Stage2(LanguageModel):
