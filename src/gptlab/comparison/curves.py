@@ -207,8 +207,8 @@ def draw(
         log_scale(axes)
     for name, value in floors.items():
         axes.axhline(value, color=FAINT, linewidth=THIN, linestyle=(0, (5, 4)), zorder=1)
-        place: dict[str, Any] = {"xycoords": ("axes fraction", "data"), "fontsize": "small"}
-        axes.annotate(name, (0.01, value), va="bottom", color=FAINT, **place)
+        at_left = (0.01, value)
+        axes.annotate(name, at_left, xycoords=("axes fraction", "data"), va="bottom", color=FAINT, fontsize="small")
     low, high = axes.get_ylim()
     axes.set_ylim(min([low, *(value - 0.03 * (high - low) for value in floors.values())]), high)
     frame(axes)
