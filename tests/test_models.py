@@ -3,15 +3,17 @@
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
 import gptlab as gptlab_package
-from conftest import CONF, Result, choices
+from conftest import CONF, TEXTS, Result, choices
 from gptlab.errors import UserError
 from same_run import summary, weights
 
 Command = Callable[..., Result]
+SHAKESPEARE = TEXTS / "tinyshakespeare.txt"
 
 TINY = (
     *("data.path=poem.txt", "tokenizer=char", "context_length=16", "batch_size=4", "model.dropout=0.2", "max_steps=4"),
@@ -51,6 +53,25 @@ def test_a_model_that_sees_the_future_says_so(gptlab: Command, workplace: Path) 
     assert "this model is not causal" in result.err
     assert summary(Path("run"))["causal"] is False
     assert "its text is poor" in gptlab("generate", "checkpoint=run", "prompt=The fog", "max_new_tokens=2").err
+
+
+def entropy(counts: np.ndarray) -> float:
+    shares = counts / counts.sum()
+    return float(-(shares * np.log(shares)).sum())
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not SHAKESPEARE.is_file(), reason="the text is not beside the checkout")
+def test_a_lookup_ends_above_the_entropy_of_pairs_of_characters(gptlab: Command, workplace: Path) -> None:
+    """No function of the current character comes below what is left to know of the next one."""
+    text = SHAKESPEARE.read_text()
+    tail = np.unique(list(text[int(0.9 * len(text)) :]), return_inverse=True)[1]
+    pairs = np.unique(tail[:-1] * 100 + tail[1:], return_counts=True)[1]
+    bound = entropy(pairs) - entropy(np.bincount(tail[:-1]))
+    assert bound == pytest.approx(2.373, abs=1e-3)
+    only = "hydra.sweeper.cases=[{name: stage1, overrides: ['model=stage1']}]"
+    assert gptlab("train", "sweep=five_models", only, "seed=1", f"data.path={SHAKESPEARE}", "run_dir=one").status == 0
+    assert bound < summary(Path("one/0"))["val_loss"] < 2.60
 
 
 REFUSED = {

@@ -240,6 +240,32 @@ def test_a_sweep_leaves_results_a_report_and_its_best_trial_as_an_experiment(
     assert gptlab("train", "--config-dir=sweep", "experiment=best", "--cfg", "job").out == trial.out != ""
 
 
+@slow
+def test_cases_crossed_with_seeds_end_with_tables_and_a_picture_with_floors(
+    gptlab: Callable[..., Result], workplace: Path
+) -> None:
+    named = ("{name: lookup, overrides: ['model=stage1']}", "{name: a mean, overrides: ['model/attention=linear']}")
+    cases = f"hydra.sweeper.cases=[{','.join(named)}]"
+    words = (
+        "tokenizer=char",
+        "max_steps=3",
+        "context_length=8",
+        "batch_size=2",
+        "validate_every=3",
+        "data.path=poem.txt",
+    )
+    floors = ("hydra.sweeper.ngram=1,2", "hydra.sweeper.n_jobs=2", "callbacks.samples=null")
+    result = gptlab("train", *words, *floors, cases, "-m", "seed=1,2", "run_dir=five")
+    assert result.status == 0, result
+    assert [row["case"] for row in results(workplace / "five")] == ["lookup"] * 2 + ["a mean"] * 2
+    assert "not causal" in (workplace / "five" / "cases.md").read_text()
+    assert "best: trial 0" in result.out or "best: trial 1" in result.out
+    assert (workplace / "five" / "compare.png").stat().st_size > 10_000
+    compared = gptlab("compare", "five", "ngram=1")
+    assert "lookup " in compared.out
+    assert "a mean (not causal)" in compared.out
+
+
 def test_a_larger_number_of_trials_extends_a_sweep_and_another_setting_is_refused(
     gptlab: Callable[..., Result], workplace: Path, pretend: Callable[..., None]
 ) -> None:

@@ -18,6 +18,7 @@ from gptlab.model.attention.no_weights import NoWeightsAttention
 from gptlab.model.attention.plain import PlainAttention
 from gptlab.model.attention.stacked import StackedAttention, to_plain
 from gptlab.model.base import LanguageModel
+from gptlab.model.cache import KVCache
 from gptlab.model.feed_forward.gelu_scratch import gelu_exact, gelu_tanh
 from gptlab.model.llama import to_llama
 from gptlab.model.norm.layernorm_scratch import LayerNormScratch
@@ -77,6 +78,11 @@ def test_multi_head_attention_of_the_textbook_has_its_number_of_parameters() -> 
     """Exercise 3.3."""
     attention = PlainAttention(d_model=768, n_heads=12, context_length=1024, dropout=0.0, qkv_bias=False)
     assert sum(parameter.numel() for parameter in attention.parameters()) == 2_360_064
+
+
+def test_a_cache_asked_of_an_attention_without_one_is_refused() -> None:
+    with pytest.raises(ValueError, match="StackedAttention has no cache"):
+        StackedAttention(**SIZES, n_heads=3)(X, cache=KVCache(n_layers=1, capacity=9).layers[0])
 
 
 @pytest.mark.parametrize("name", choices("model/attention"))

@@ -14,8 +14,10 @@ from gptlab.model.attention.fused import FusedAttention
 from gptlab.model.attention.plain import PlainAttention
 from gptlab.model.block import Block
 from gptlab.model.feed_forward.gelu import GELUFeedForward
+from gptlab.model.feed_forward.gelu_scratch import GELUFeedForwardScratch
 from gptlab.model.gpt import GPT, Trunk
 from gptlab.model.norm.layernorm import LayerNorm
+from gptlab.model.norm.layernorm_scratch import LayerNormScratch
 from gptlab.model.positions.learned import LearnedPositions
 
 
@@ -55,7 +57,8 @@ DERIVED = re.compile(r"h\.\d+\.attn\.(bias|masked_bias)")
 """Causal masks, which old files carry as if they were weights."""
 
 HOLDS = {
-    *(GPT, Trunk, Block, LearnedPositions, PlainAttention, FusedAttention, LayerNorm, GELUFeedForward),
+    *(GPT, Trunk, Block, LearnedPositions, PlainAttention, FusedAttention),
+    *(LayerNorm, LayerNormScratch, GELUFeedForward, GELUFeedForwardScratch),
     *(nn.Embedding, nn.Linear, nn.Dropout, nn.GELU, nn.ModuleList),
 }
 """What GPT-2's layout has a place for: another kind of attention may have the same names and mean something else."""

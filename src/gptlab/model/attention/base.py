@@ -58,6 +58,8 @@ class UncachedAttention(Attention):
         positions: Tensor | None = None,
         cache: LayerCache | None = None,
     ) -> Tensor:
+        if cache is not None:
+            raise ValueError(f"{type(self).__name__} has no cache: it computes all tokens of a text together")
         return self.mix(x, mask)
 
     def mix(self, x: Tensor, mask: Tensor | None) -> Tensor:
