@@ -26,7 +26,6 @@ def definition(space: list[Parameter], **changes: Any) -> Definition:
         "n_trials": 24,
         "n_jobs": 1,
         "max_failed": 0.5,
-        "ngram": None,
         "seed": 1,
         "metric": "val_loss",
         "direction": "minimize",

@@ -169,6 +169,23 @@ def test_single_points_have_error_bars_and_an_axis_that_does_not_magnify_noise(
     assert high - low > 0.02 * 3.86
 
 
+def test_a_model_that_is_not_causal_is_marked_and_does_not_decide_the_height(
+    gptlab: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    figures: list[Any] = []
+    monkeypatch.setattr("gptlab.comparison.curves.save", lambda figure, picture: figures.append(figure))
+    write_run("runs/a", falling(2.0), optimizer__lr=0.1)
+    write_run("runs/b", lambda step: 0.01, optimizer__lr=0.2)
+    (Path("runs/b") / "summary.json").write_text('{"causal": false}')
+    out = gptlab("compare", "runs").out
+    assert "optimizer.lr=0.2 (not causal)" in out
+    assert "optimizer.lr=0.1 (not causal)" not in out
+    axes = figures[0].axes[0]
+    styles = {line.get_label().split()[1].rstrip(","): line.get_linestyle() for line in axes.lines}
+    assert styles == {"optimizer.lr=0.2": ":", "optimizer.lr=0.1": "-"}
+    assert axes.get_ylim()[0] > 0.5
+
+
 @pytest.mark.parametrize(
     ("over", "metric", "first"),
     [

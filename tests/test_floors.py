@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from conftest import TEXTS, TINY, Result
-from gptlab.comparison.ngram import ngram_loss
+from gptlab.comparison.ngram import ALPHAS, ngram_loss
 
 Command = Callable[..., Result]
 
@@ -20,14 +20,21 @@ KNOWN = {1: 3.347, 2: 2.482, 3: 2.046, 4: 1.779}
 
 def test_a_bigram_is_counted_with_alpha() -> None:
     train, val = np.array([0, 1, 0, 1, 0, 2] * 50), np.array([0, 1, 0, 2, 2])
-    pairs, firsts = Counter(pairwise(train.tolist())), Counter(train[:-1].tolist())
 
-    def by_hand(alpha: float) -> float:
-        shares = [(pairs[pair] + alpha) / (firsts[pair[0]] + 3 * alpha) for pair in pairwise(val.tolist())]
+    def by_hand(train: np.ndarray, text: np.ndarray, alpha: float) -> float:
+        pairs, firsts = Counter(pairwise(train.tolist())), Counter(train[:-1].tolist())
+        shares = [(pairs[pair] + alpha) / (firsts[pair[0]] + 3 * alpha) for pair in pairwise(text.tolist())]
         return -sum(map(math.log, shares)) / len(shares)
 
-    loss = ngram_loss(train, val, order=2, vocab_size=3)
-    assert any(loss == pytest.approx(by_hand(10.0**power), rel=0.02) for power in np.arange(-4, 1.01, 0.25))
+    n_fit = int(0.9 * len(train))
+    chosen = min(ALPHAS, key=lambda alpha: by_hand(train[:n_fit], train[n_fit:], alpha))
+    assert ngram_loss(train, val, order=2, vocab_size=3) == pytest.approx(by_hand(train, val, chosen), abs=1e-9)
+
+
+@pytest.mark.parametrize("order", [3, 6])
+def test_a_text_that_is_shorter_than_the_order_is_refused(order: int) -> None:
+    with pytest.raises(ValueError, match="too few tokens"):
+        ngram_loss(np.arange(20) % 3, np.array([0, 1]), order=order, vocab_size=3)
 
 
 @pytest.mark.skipif(not (TEXTS / "tinyshakespeare.txt").is_file(), reason="the text is not beside the checkout")

@@ -19,7 +19,7 @@ TINY = (
     *("data.path=poem.txt", "tokenizer=char", "context_length=16", "batch_size=4", "model.dropout=0.2", "max_steps=4"),
     *("validate_every=2", "save_every=2", "trainer=cpu", "callbacks.samples.max_new_tokens=3"),
 )
-MODELS = [f"model={name}" for name in ("stage1", "stage2", "stage3", "stage4", "modern")]
+MODELS = [f"model={name}" for name in ("stage1", "stage2", "stage3", "stage4", "stage5", "modern")]
 PARTS = [
     f"model/{group}={name}"
     for group in ("attention", "norm", "feed_forward", "positions")
@@ -79,6 +79,8 @@ REFUSED = {
     "model/attention=grouped model.attention.n_kv_heads=3": "n_kv_heads=3 must divide n_heads=4",
     "model/positions=rope model.d_model=60 model.n_heads=4": "positions=rope needs an even head_dim",
     "model/positions=rope model/attention=manual": "positions=rope needs an attention that rotates",
+    "model/positions=rope model=stage3": "positions=rope needs the attention of a GPT, such as model=stage4",
+    "model/feed_forward=swiglu model.feed_forward.multiple_of=0": "multiple_of=0 must be at least 1",
 }
 
 
@@ -93,7 +95,7 @@ def test_a_context_without_a_table_of_positions_can_be_extended(gptlab: Command,
     asked = ("generate", "checkpoint=run", "prompt=The fog comes on little", "greedy=true", "max_new_tokens=9")
     longer = gptlab(*asked, "context_length=64")
     assert longer.status == 0, longer.err
-    assert "it was trained on 16 tokens at once" in longer.err
+    assert "this model was trained on 16 tokens at once" in longer.err
     assert len(longer.out) == len("The fog comes on little") + 9 + len("\n")
     assert gptlab("train", *TINY, "model.d_model=32", "run_dir=table").status == 0
     refused = gptlab("generate", "checkpoint=table", "prompt=The", "context_length=64")

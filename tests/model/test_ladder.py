@@ -68,8 +68,8 @@ def test_a_key_head_for_each_query_head_is_the_fused_variant() -> None:
     fused, grouped = FusedAttention(**SIZES, n_heads=4), GroupedAttention(**SIZES, n_heads=4, n_kv_heads=4)
     state = fused.state_dict()
     for kind in ("weight", "bias"):
-        queries, keys_values = state.pop(f"qkv.{kind}").split((24, 48))
-        state |= {f"query.{kind}": queries, f"key_value.{kind}": keys_values}
+        parts = state.pop(f"qkv.{kind}").chunk(3)
+        state |= {f"{name}.{kind}": part for name, part in zip(("query", "key", "value"), parts, strict=True)}
     grouped.load_state_dict(state)
     torch.testing.assert_close(grouped(X), fused(X))
 
@@ -86,7 +86,7 @@ def test_a_cache_asked_of_an_attention_without_one_is_refused() -> None:
 
 
 @pytest.mark.parametrize("name", choices("model/attention"))
-def test_every_attention_is_looked_into(name: str) -> None:
+def test_every_attention_shows_its_weights(name: str) -> None:
     node = conf_node("model/attention", name)
     attention = get_class(node.pop("_target_"))
     node.pop("_partial_")
@@ -118,6 +118,8 @@ def test_parts_from_scratch_are_torchs() -> None:
     reference.load_state_dict({name: torch.randn(24) for name in ours.state_dict()})
     ours.load_state_dict(reference.state_dict())
     same_forward_and_backward(ours, reference)
+    for name, parameter in ours.named_parameters():
+        torch.testing.assert_close(parameter.grad, reference.get_parameter(name).grad, atol=1e-4, rtol=1e-4)
 
     same_forward_and_backward(Function(gelu_tanh), nn.GELU(approximate="tanh"))
     same_forward_and_backward(Function(gelu_exact), nn.GELU())
@@ -151,6 +153,27 @@ def test_rotary_scores_depend_on_the_distance_alone() -> None:
     assert math.isclose(rope.rotate(query, torch.tensor([7])).norm(), query.norm(), rel_tol=1e-5)
 
 
+def test_rotary_angles_are_exact_in_half_precision() -> None:
+    rope, x, positions = RotaryPositions(d_model=8, context_length=4, base=10000.0), torch.ones(1, 1, 2, 8), [600, 601]
+    expected = rope.rotate(x, torch.tensor(positions))
+    torch.set_default_dtype(torch.bfloat16)  # as Lightning does for bf16-true
+    try:
+        torch.testing.assert_close(rope.rotate(x, torch.tensor(positions)), expected)
+    finally:
+        torch.set_default_dtype(torch.float32)
+
+
+@pytest.mark.parametrize("name", choices("model/positions"))
+def test_every_kind_of_positions_works_in_bf16(name: str) -> None:
+    node = conf_node("model/positions", name)
+    positions = get_class(node.pop("_target_"))
+    node.pop("_partial_")
+    model = tiny_gpt(positions=lambda **sizes: positions(**sizes, **node)).eval()
+    tokens = torch.randint(20, (1, 7))
+    exact = model(tokens)
+    torch.testing.assert_close(model.bfloat16()(tokens).float(), exact, atol=0.05, rtol=0.05)
+
+
 MODERN = {"attention": "grouped", "norm": "rmsnorm", "feed_forward": "swiglu", "positions": "rope"}
 
 
@@ -160,7 +183,7 @@ def modern(attention: str) -> LanguageModel:
         node = conf_node(f"model/{group}", name)
         target, _ = get_class(node.pop("_target_")), node.pop("_partial_")
         parts[group] = lambda target=target, node=node, **sizes: target(**sizes, **node)
-    return tiny_gpt(d_model=32, n_heads=4, qkv_bias=False, tie_head=False, **parts)
+    return tiny_gpt(context_length=600, d_model=32, n_heads=4, qkv_bias=False, tie_head=False, **parts)
 
 
 @pytest.mark.parametrize("attention", ["grouped", "qk_norm"])
@@ -180,5 +203,5 @@ def test_a_modern_decoder_is_the_one_of_transformers(attention: str) -> None:
     heads = {"num_attention_heads": 4, "num_key_value_heads": 2}
     reference = model_of(config_of(vocab_size=20, **sizes, **heads, rms_norm_eps=1e-6, tie_word_embeddings=False))
     reference.load_state_dict(to_llama(model.state_dict()))
-    tokens = torch.randint(20, (2, 11))
+    tokens = torch.randint(20, (2, model.context_length))
     torch.testing.assert_close(model(tokens), reference.eval()(tokens).logits, atol=1e-5, rtol=1e-5)

@@ -57,6 +57,15 @@ def test_next_token_equals_a_hand_written_reference(objective: NextToken) -> Non
     assert loss.count == 6
 
 
+def test_the_cross_entropy_from_scratch_has_torch_s_gradient() -> None:
+    logits, targets = 50 * torch.randn(6, 7, generator=torch.Generator().manual_seed(0)), torch.arange(6)
+    targets[2] = IGNORED
+    found = [logits.clone().requires_grad_() for _ in range(2)]
+    for objective, its in zip((NextToken(), NextTokenScratch()), found, strict=True):
+        objective.cross_entropy(its, targets).backward()
+    torch.testing.assert_close(found[1].grad, found[0].grad)
+
+
 VOCABULARY = 11
 
 

@@ -2,6 +2,7 @@
 
 import csv
 import math
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +36,8 @@ def test_a_case_is_all_of_its_overrides() -> None:
         ("stage1", "must be a list such as"),
         ([{"name": "a"}], "must be a list such as"),
         ([{"name": "a", "overrides": "seed=1"}], "must be a list such as"),
+        ([{"name": "a", "overrides": [1]}], "must be a list such as"),
+        ([{"name": "a", "overrides": [], "adds": None}], "must be a list such as"),
         ([{"name": "a", "overrides": []}, {"name": "a", "overrides": ["seed=1"]}], "has a twice"),
     ],
 )
@@ -64,6 +67,14 @@ def test_the_tables_have_means_over_the_seeds_of_each_case(tmp_path: Path) -> No
     assert markdown == (tmp_path / "cases.md").read_text()
     assert "| lookup | nothing | 1,000 | 2.6000 ± 0.1414 | 13.464 | 500 |" in markdown
     assert "| deep | six blocks | 1,000 | 0.2500 (not causal) |" in markdown
+
+
+def test_a_case_that_has_diverged_has_a_row(tmp_path: Path) -> None:
+    cases = parameter("case", {"cases": NODES})
+    assert isinstance(cases, Cases)
+    diverged = replace(record(1, "deep", 0.0), summary={**record(1, "deep", 0.0).summary, "val_loss": None})
+    write_tables(tmp_path, cases, [record(0, "lookup", 2.5), record(2, "deep", 800.0), diverged])
+    assert [row["val_loss"] for row in csv.DictReader((tmp_path / "cases.csv").open())] == ["2.5", "nan"]
 
 
 def test_a_model_that_sees_the_future_is_not_the_best() -> None:

@@ -45,3 +45,13 @@ def test_curves_are_a_picture(tmp_path: Path) -> None:
     picture = (tmp_path / "curves.png").read_bytes()
     assert picture.startswith(b"\x89PNG")
     assert len(picture) > 10_000
+
+
+def test_curves_of_a_model_that_is_not_causal_say_so(tmp_path: Path) -> None:
+    write(tmp_path, range(1, 30))
+    pictures = []
+    for causal in ("true", "false"):
+        (tmp_path / "summary.json").write_text(f'{{"causal": {causal}}}')
+        draw_curves(tmp_path / "metrics.csv", tmp_path / "curves.svg")
+        pictures.append((tmp_path / "curves.svg").read_text())
+    assert ["(not causal: each position" in picture for picture in pictures] == [False, True]

@@ -15,7 +15,6 @@ CHANGES: dict[str, dict[str, Any]] = {
         "feed_forward": {"_target_": "gptlab.model.feed_forward.gelu.GELUFeedForward", "_partial_": True},
         "positions": {"_target_": "gptlab.model.positions.learned.LearnedPositions", "_partial_": True},
     },
-    "gptlab.model.norm.layer_norm.LayerNorm": {"_target_": "gptlab.model.norm.layernorm.LayerNorm"},
     "gptlab.training.schedules.constant": {"total_steps": "${max_steps}"},
 }
 """By the `_target_` of a node in an old configuration: arguments that it lacks, with the value that means what the old

@@ -73,9 +73,9 @@ def draw_runs(settings: CompareSettings) -> Iterator[str]:
     window = smoothing(measured, column)
     lines = make_lines(groups, column, over=settings.over, window=window)
     caveat = _caveat(column, different)
-    counted_alone = _floors(settings.ngram, measured, column, different)
+    baselines = _floors(settings.ngram, measured, column, different)
     try:
-        draw(lines, picture, column=column, over=settings.over, window=window, caveat=caveat, floors=counted_alone)
+        draw(lines, picture, column=column, over=settings.over, window=window, caveat=caveat, floors=baselines)
     except OSError as error:
         raise UserError(f"{picture} cannot be written ({error.strerror}): name the picture with to=") from None
 
@@ -83,7 +83,7 @@ def draw_runs(settings: CompareSettings) -> Iterator[str]:
     yield from [*without, *notes, *_cut_short(lines), *([caveat] if caveat else [])]
     yield f"{counted(len(measured), 'run')}, {counted(len(lines), 'line')}, sorted by {metric}\n"
     yield from (f"  {row}" for row in table(lines, column, metric=metric))
-    yield from (f"  {name}: {value:.4f} by counting alone" for name, value in counted_alone.items())
+    yield from (f"  {name}: {value:.4f} by counting alone" for name, value in baselines.items())
     yield f"\n{shortened(picture)}: {metric} over {settings.over}"
 
 

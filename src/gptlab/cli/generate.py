@@ -113,16 +113,17 @@ main = partial(run_command, generate, config_name="generate")
 def _set_context(model: LanguageModel, context_length: int | None) -> None:
     """Shorten the model's context, or extend it if its positions have no end, with a note."""
     trained = model.context_length
-    if context_length is None or context_length <= trained:
-        return model.shorten(context_length or trained)
+    if context_length is None:
+        return
+    if context_length <= trained:
+        model.shorten(context_length)
+        return
     try:
         model.extend(context_length)
     except ValueError as error:
         raise UserError(f"context_length={context_length}: {error}") from None
-    print(
-        f"it was trained on {trained:,} tokens at once; beyond them its text may be poor", file=sys.stderr, flush=True
-    )
-    return None
+    note = f"this model was trained on {trained:,} tokens at once; beyond them its text may be poor"
+    print(note, file=sys.stderr, flush=True)
 
 
 def _tell(loaded: Loaded, settings: GenerationSettings, *, longest: int) -> None:

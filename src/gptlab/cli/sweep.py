@@ -128,6 +128,7 @@ def _definition(
         for entry in space
     }
     settings |= {"n_jobs": n_jobs, "space": nodes, "arguments": arguments, "command": [*flags, *words]}
+    settings["ngram"] = None if settings["ngram"] is None else str(settings["ngram"])
     settings |= {"validate_every": config.validate_every, "max_steps": config.max_steps}
     return build.settings_of(Definition, settings, "hydra.sweeper")
 
@@ -152,7 +153,9 @@ def _check_trials(config: DictConfig, loader: ConfigLoader, fixed: list[str], de
     for entry in definition.parameters:
         is_choice = plain_key(entry.key) in config.hydra.runtime.choices or entry.kind == CASES
         for value in entry.examples if is_choice else entry.examples[:1]:
-            composed(entry.overrides(value))
+            alone = composed(entry.overrides(value))
+            if entry.kind == CASES:
+                check(build.resolve(alone))
     errors: list[UserError] = []
     choice, space = random.Random(0).choice, definition.parameters
     drawn = [tuple(choice(entry.examples) for entry in space) for _ in range(N_EXAMPLES)]

@@ -130,7 +130,9 @@ def _announce(module: "TrainingModule", hardware: devices.Hardware, start: Loade
     elif start is not None:
         log.info("starting from %s, with %s positions (context_length)", start.name, f"{module.model.context_length:,}")
     if not module.model.causal:
-        log.warning("this model is not causal: each position sees the token it is asked for, its loss says little")
+        log.warning(
+            "this model is not causal: each position sees the token that it is asked for, so its loss is not comparable"
+        )
     log.info("%s parameters on %s, precision %s", f"{n_parameters:,}", ranks, hardware.precision)
     log.info("run directory %s", shortened(Path(module.config["run_dir"])))
 

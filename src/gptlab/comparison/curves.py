@@ -190,7 +190,7 @@ def draw(
     decimals = _decimals(lines[0].mean[-1])
     for rank, line in reversed([*enumerate(lines)]):  # the best on top
         count = f" ({len(line.runs)} runs)" if len(line.runs) > 1 else ""
-        mark = "" if line.is_causal else ", not causal: it sees the token it is asked for"
+        mark = "" if line.is_causal else ", not causal: it sees the tokens it is asked for"
         entry = f"{_last_value(line, decimals)}  {label(line.label, LONGEST_LABEL)}{count}{mark}"
         if rank < len(NAMED):
             _draw_line(axes, line, NAMED[rank], entry)
@@ -207,16 +207,14 @@ def draw(
         log_scale(axes)
     for name, value in floors.items():
         axes.axhline(value, color=FAINT, linewidth=THIN, linestyle=(0, (5, 4)), zorder=1)
-        at_left = (0.01, value)
-        axes.annotate(name, at_left, xycoords=("axes fraction", "data"), va="bottom", color=FAINT, fontsize="small")
-    low, high = axes.get_ylim()
-    axes.set_ylim(min([low, *(value - 0.03 * (high - low) for value in floors.values())]), high)
+        place = (0.01, value)
+        axes.annotate(name, place, xycoords=("axes fraction", "data"), va="bottom", color=FAINT, fontsize="small")
     frame(axes)
     axes.set_title(caveat, loc="left", fontsize="small", color=FAINT)
     title = "last value" + (" ± one standard deviation" if any(line.spread is not None for line in lines) else "")
     handles, texts = axes.get_legend_handles_labels()
-    place: dict[str, Any] = {"loc": "upper left", "bbox_to_anchor": (0, -0.1), "frameon": False, "alignment": "left"}
-    legend = axes.legend(handles[::-1], texts[::-1], title=title, **place)
+    below: dict[str, Any] = {"loc": "upper left", "bbox_to_anchor": (0, -0.1), "frameon": False, "alignment": "left"}
+    legend = axes.legend(handles[::-1], texts[::-1], title=title, **below)
     for text in (*legend.get_texts(), legend.get_title()):
         text.set(**font(8.5))
     with rc_context({"savefig.bbox": "tight"}):  # as large as the legend needs

@@ -20,30 +20,30 @@ def ngram_loss(train: np.ndarray, val: np.ndarray, *, order: int, vocab_size: in
         vocab_size: V.
 
     Raises:
-        ValueError: if the order is below 1, or if the n-grams cannot be counted.
+        ValueError: if a text is shorter than the order, or if the n-grams cannot be numbered.
     """
-    if order < 1:
-        raise ValueError(f"ngram={order} must be at least 1: the number of tokens that are counted together")
-    if vocab_size**order >= 2**63:
-        raise ValueError(f"ngram={order}: {vocab_size:,}^{order} possible n-grams are too many to count; use fewer")
     n_fit = int(len(train) * (1 - HELD_OUT))
-    held_out = _Counts(train[:n_fit], train[n_fit:], order, vocab_size)
-    alpha = min(ALPHAS, key=held_out.loss)
-    return _Counts(train, val, order, vocab_size).loss(alpha)
+    if min(len(train) - n_fit, len(val)) < order:
+        raise ValueError(f"ngram={order}: the text has too few tokens")
+    if vocab_size**order >= 2**63:
+        n = float(vocab_size**order)
+        raise ValueError(
+            f"ngram={order}: {vocab_size:,}^{order} = {n:.1e} possible n-grams are too many to count; use fewer"
+        )
+    held_out = _counts(train[:n_fit], train[n_fit:], order, vocab_size)
+    alpha = min(ALPHAS, key=lambda alpha: _loss(*held_out, alpha * vocab_size, alpha))
+    return _loss(*_counts(train, val, order, vocab_size), alpha * vocab_size, alpha)
 
 
-class _Counts:
+def _loss(whole: np.ndarray, contexts: np.ndarray, added: float, alpha: float) -> float:
+    """Mean of -ln p, p = (whole + alpha) / (contexts + alpha V); `added` is alpha V."""
+    return float(np.mean(np.log(contexts + added) - np.log(whole + alpha)))
+
+
+def _counts(train: np.ndarray, text: np.ndarray, order: int, vocab_size: int) -> tuple[np.ndarray, np.ndarray]:
     """For each n-gram of a text: how often the training text has it, and how often its first n - 1 tokens."""
-
-    def __init__(self, train: np.ndarray, text: np.ndarray, order: int, vocab_size: int) -> None:
-        self.vocab_size = vocab_size
-        ngrams, seen = _keys(train, order, vocab_size), _keys(text, order, vocab_size)
-        self.whole = _count(ngrams, seen)  # (n,)
-        self.contexts = _count(ngrams // vocab_size, seen // vocab_size)
-
-    def loss(self, alpha: float) -> float:
-        """Mean of -ln p, p = (whole + alpha) / (context + alpha V)."""
-        return float(np.mean(np.log(self.contexts + alpha * self.vocab_size) - np.log(self.whole + alpha)))
+    ngrams, seen = _keys(train, order, vocab_size), _keys(text, order, vocab_size)
+    return _count(ngrams, seen), _count(ngrams // vocab_size, seen // vocab_size)  # (n,) each
 
 
 def _keys(tokens: np.ndarray, order: int, vocab_size: int) -> np.ndarray:

@@ -112,7 +112,7 @@ def differences(runs: Sequence[Run]) -> str:
 def group(runs: Sequence[Run]) -> tuple[list[Group], list[str]]:
     """Group runs that differ only in the seed, and label each group by its differing settings, as overrides.
 
-    If all runs are cases of sweeps, the labels are the cases' names. A label is the directory if nothing differs, if
+    If all runs are cases of one sweep, the labels are the cases' names. A label is the directory if nothing differs, if
     too much differs, or if the configuration is not known.
 
     Returns:
@@ -132,7 +132,8 @@ def group(runs: Sequence[Run]) -> tuple[list[Group], list[str]]:
     ]
     configs = {index: _relevant(run.settings) for index, (run, *_) in enumerate(groups) if run.settings is not None}
     cases = [_case(run.directory) for run, *_ in groups]
-    if len({*cases} - {None}) == len(groups):
+    are_of_one_sweep = len({run.directory.parent for run in runs}) == 1
+    if are_of_one_sweep and len({*cases} - {None}) == len(groups):
         return list(zip(map(str, cases), groups, strict=True)), notes
     keys = _differing([*configs.values()])
     overrides = {index: _label(config, keys) for index, config in configs.items() if keys}

@@ -73,6 +73,8 @@ class LanguageModel(nn.Module):
                 (B, T, V). A loss or a sampler that needs few logits passes it and never calls trunk and head itself, so
                 that compiling and sharding hooks hold.
         """
+        if cache is not None and type(self).new_cache is LanguageModel.new_cache:
+            raise ValueError(f"{type(self).__name__} has no cache: it computes all tokens of a text together")
         extras = {name: value for name, value in {"cache": cache, "documents": documents}.items() if value is not None}
         hidden = self.trunk(tokens, **extras)  # (B, T, C)
         return self.head(hidden) if reduce is None else reduce(hidden, self.head)
@@ -113,7 +115,9 @@ class LanguageModel(nn.Module):
 
     def extend(self, context_length: int) -> None:
         """Lengthen the context in place, beyond that of training. Raises ValueError if the positions end with it."""
-        raise ValueError(f"the positions of {type(self).__name__} end at {self.context_length:,}")
+        if not getattr(getattr(self.trunk, "position_embedding", None), "is_endless", False):
+            raise ValueError(f"the positions of {type(self).__name__} end at {self.context_length:,}")
+        self.context_length = context_length
 
     @torch.no_grad()
     def capture(self, tokens: Tensor) -> Captured:

@@ -59,7 +59,8 @@ class Trunk(nn.Module):
         elif cache is not None:
             mask, positions = cache.mask(n_new), cache.positions(n_new, tokens.device)
 
-        x = self.dropout(self.token_embedding(tokens) + self.position_embedding(positions))  # (B, T, C)
+        x = self.token_embedding(tokens)  # (B, T, C)
+        x = self.dropout((x + self.position_embedding(positions)).to(x.dtype))
         for index, block in enumerate(self.blocks):
             x = block(x, mask=mask, positions=positions, cache=None if cache is None else cache.layers[index])
         if cache is not None:
@@ -175,9 +176,8 @@ class GPT(LanguageModel):
         self.context_length = self.trunk.context_length = context_length
 
     def extend(self, context_length: int) -> None:
-        if not getattr(self.trunk.position_embedding, "is_endless", False):
-            super().extend(context_length)
-        self.context_length = self.trunk.context_length = context_length
+        super().extend(context_length)
+        self.trunk.context_length = context_length
 
     def capture(self, tokens: Tensor) -> Captured:
         return capture(self, tokens)

@@ -3,6 +3,8 @@
 `model=modern` has this arithmetic; with `model/attention=qk_norm` it is Qwen3's.
 """
 
+import functools
+
 from torch import Tensor
 
 NAMES = {
@@ -13,7 +15,8 @@ NAMES = {
     "norm1.": "input_layernorm.",
     "norm2.": "post_attention_layernorm.",
     "attention.query.": "self_attn.q_proj.",
-    "attention.key_value.": "self_attn.k_proj. self_attn.v_proj.",  # one matrix of ours, the keys' rows first
+    "attention.key.": "self_attn.k_proj.",
+    "attention.value.": "self_attn.v_proj.",
     "attention.query_norm.": "self_attn.q_norm.",
     "attention.key_norm.": "self_attn.k_norm.",
     "attention.out.": "self_attn.o_proj.",
@@ -26,10 +29,6 @@ NAMES = {
 
 def to_llama(state: dict[str, Tensor]) -> dict[str, Tensor]:
     """The weights of such a decoder by Llama's names."""
-    theirs: dict[str, Tensor] = {}
-    for name, tensor in state.items():
-        names = [name]
-        for ours, parts in NAMES.items():
-            names = [name.replace(ours, part) for name in names for part in (parts.split() if ours in name else [ours])]
-        theirs.update(zip(names, tensor.chunk(len(names)), strict=True))
-    return theirs
+    return {
+        functools.reduce(lambda name, pair: name.replace(*pair), NAMES.items(), name): state[name] for name in state
+    }

@@ -1,6 +1,7 @@
 """Attention weights and hidden states of a model, layer by layer."""
 
 import copy
+import inspect
 from collections.abc import Callable
 from functools import partial
 from typing import Any
@@ -19,7 +20,7 @@ class Recorder:
     """
 
     def __init__(self, attention: Any) -> None:
-        self.parts = [part for part in attention.modules() if hasattr(part, "weights")]
+        self.parts = [part for part in attention.modules() if inspect.ismethod(getattr(part, "weights", None))]
         self.maps: dict[int, Tensor] = {}
         self._attention = attention
         for index, part in enumerate(self.parts):
@@ -42,7 +43,9 @@ class Recorder:
 
     @property
     def weights(self) -> Tensor:
-        """(1, H, T, T)"""
+        """(1, H, T, T). ValueError if the attention did not compute its weights by these methods."""
+        if len(self.maps) < len(self.parts):
+            raise ValueError(f"{type(self._attention).__name__} does not use its own weights: they cannot be shown")
         return torch.cat([self.maps[index].view(1, -1, *self.maps[index].shape[-2:]) for index in sorted(self.maps)], 1)
 
 

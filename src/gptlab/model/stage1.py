@@ -30,6 +30,10 @@ class Stage1(LanguageModel):
         self.head = nn.Linear(d_model, vocab_size)
         init(self)
 
+    def extend(self, context_length: int) -> None:
+        """A lookup has no positions that could end."""
+        self.context_length = context_length
+
     @property
     def token_vectors(self) -> Tensor:
         return self.trunk.weight

@@ -20,6 +20,8 @@ class Trunk2(nn.Module):
 
     def __init__(self, *, token_embedding: nn.Embedding, position_embedding: Any, norm: nn.Module) -> None:
         super().__init__()
+        if hasattr(position_embedding, "attach"):
+            raise ValueError("positions=rope needs the attention of a GPT, such as model=stage4")
         self.token_embedding = token_embedding
         self.position_embedding = position_embedding
         self.norm = norm
@@ -28,8 +30,9 @@ class Trunk2(nn.Module):
         positions = torch.arange(tokens.shape[1], device=tokens.device)  # (T,)
         if documents is not None:
             _, positions = within_documents(documents)
-        x = self.norm(self.token_embedding(tokens) + self.position_embedding(positions))  # (B, T, C)
-        return F.gelu(x)
+        x = self.token_embedding(tokens)  # (B, T, C)
+        x = (x + self.position_embedding(positions)).to(x.dtype)
+        return F.gelu(self.norm(x))
 
 
 class Stage2(LanguageModel):

@@ -17,4 +17,4 @@ class NextTokenScratch(NextToken):
         highest = logits.max(dim=-1, keepdim=True).values  # (n, 1); without it, exp would overflow
         log_sum = highest + (logits - highest).exp().sum(dim=-1, keepdim=True).log()  # (n, 1)
         chosen = logits.gather(1, targets.clamp(min=0)[:, None])  # (n, 1)
-        return (log_sum - chosen)[targets != IGNORED].sum()
+        return (log_sum - chosen).squeeze(1).masked_fill(targets == IGNORED, 0.0).sum()

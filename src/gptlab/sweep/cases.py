@@ -5,8 +5,9 @@ import io
 import math
 from collections.abc import Iterator
 from pathlib import Path
-from statistics import mean, stdev
 from typing import Any
+
+import numpy as np
 
 from gptlab.files import write_whole
 from gptlab.sweep.space import CASE, Case, Cases
@@ -39,17 +40,17 @@ def _rows(cases: tuple[Case, ...], records: list[TrialRecord]) -> Iterator[dict[
         summaries = [record.summary for record in records if record.values[CASE] == case.name]
         if not summaries:
             continue
-        losses = [summary["val_loss"] for summary in summaries]
+        losses = np.array([summary["val_loss"] for summary in summaries], dtype=float)  # nan if one has diverged
         yield {
             "case": case.name,
             "adds": case.adds,
             "causal": summaries[0]["causal"],
             "runs": len(summaries),
             "parameters": summaries[0]["parameters"],
-            "val_loss": mean(losses),
-            "val_loss_spread": stdev(losses) if len(losses) > 1 else None,
-            "val_perplexity": math.exp(mean(losses)),
-            "tokens_per_second": mean(summary["tokens_per_second"] for summary in summaries),
+            "val_loss": losses.mean(),
+            "val_loss_spread": losses.std(ddof=1) if len(losses) > 1 else None,
+            "val_perplexity": math.exp(min(losses.mean(), 700.0)),
+            "tokens_per_second": np.mean([summary["tokens_per_second"] for summary in summaries]),
         }
 
 

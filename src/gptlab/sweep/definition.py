@@ -50,7 +50,7 @@ class Definition:
     direction: Literal["minimize", "maximize"]
     seed: int
     max_failed: float
-    ngram: str | None
+    ngram: str | None = None  # sweeps of before have none
 
     def __post_init__(self) -> None:
         choices = {"sampler": SAMPLERS, "direction": ("minimize", "maximize"), "pruner": (*PRUNERS, None)}

@@ -99,8 +99,11 @@ def _cases(key: str, nodes: Any) -> Cases:
         cases = tuple(Case(**node) for node in nodes)
     except TypeError:
         cases = ()
-    is_right = all(isinstance(case.name, str) and isinstance(case.overrides, list) for case in cases)
-    if not cases or not is_right:
+    texts = [
+        text for case in cases if isinstance(case.overrides, list) for text in (case.name, case.adds, *case.overrides)
+    ]
+    are_lists = all(isinstance(case.overrides, list) for case in cases)
+    if not cases or not are_lists or not all(isinstance(text, str) for text in texts):
         raise UserError(f"hydra.sweeper.cases must be a list such as [{{name: a, overrides: [seed=1]}}], not {nodes!r}")
     names = [case.name for case in cases]
     if twice := [name for name in names if names.count(name) > 1]:

@@ -78,11 +78,14 @@ def hide(scores: Tensor, mask: Tensor | None, *, causal: bool) -> Tensor:
 
     `mask` is that of `Attention.forward`.
     """
-    every = torch.ones(scores.shape[-2:], dtype=torch.bool, device=scores.device)  # (T, T)
-    allowed = every.tril() if causal else every
+    n_tokens, device = scores.shape[-1], scores.device
+    allowed = torch.ones(n_tokens, n_tokens, dtype=torch.bool, device=device)  # (T, T)
+    if causal:
+        allowed = allowed.tril()
     if mask is not None:
         allowed = allowed & (mask[:, None, :] if mask.dim() == 2 else mask[:, 0])  # (B, T, T)
-    return scores.masked_fill(~(allowed | every.tril() & every.triu()), -math.inf)
+    itself = torch.eye(n_tokens, dtype=torch.bool, device=device)
+    return scores.masked_fill(~(allowed | itself), -math.inf)
 
 
 def check_attention(attention: nn.Module) -> None:

@@ -4,9 +4,6 @@ Ainslie et al. 2023, arXiv:2305.13245. With one key/value head it is multi-query
 arXiv:1911.02150).
 """
 
-from functools import partial
-
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from gptlab.model.attention.fused import FusedAttention
@@ -21,7 +18,6 @@ class GroupedAttention(FusedAttention):
     """
 
     family = "grouped"
-    kernel = staticmethod(partial(F.scaled_dot_product_attention, enable_gqa=True))
 
     def __init__(
         self,
@@ -40,14 +36,14 @@ class GroupedAttention(FusedAttention):
         self.head_dim = d_model // n_heads
         self.dropout = dropout
         self.query = nn.Linear(d_model, d_model, bias=qkv_bias)
-        self.key_value = nn.Linear(d_model, 2 * n_kv_heads * self.head_dim, bias=qkv_bias)
+        self.key = nn.Linear(d_model, n_kv_heads * self.head_dim, bias=qkv_bias)
+        self.value = nn.Linear(d_model, n_kv_heads * self.head_dim, bias=qkv_bias)
         self.out = nn.Linear(d_model, d_model, bias=qkv_bias)
 
     def project(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Queries (B, H, T, D), and keys and values, (B, K, T, D) each."""
-        queries = self.query(x).unflatten(-1, (self.n_heads, self.head_dim)).transpose(1, 2)
-        keys_values = self.key_value(x).unflatten(-1, (2, self.n_kv_heads, self.head_dim))  # (B, T, 2, K, D)
-        keys, values = keys_values.permute(2, 0, 3, 1, 4)
+        projected = (self.query(x), self.key(x), self.value(x))
+        queries, keys, values = (part.unflatten(-1, (-1, self.head_dim)).transpose(1, 2) for part in projected)
         return queries, keys, values
 
     def weights(self, queries: Tensor, keys: Tensor, mask: Tensor | None) -> Tensor:

@@ -23,4 +23,6 @@ class QKNormAttention(GroupedAttention):
 
     def project(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         queries, keys, values = super().project(x)
-        return self.query_norm(queries), self.key_norm(keys), values
+        precise = self.query_norm.weight.dtype  # autocast makes queries and keys of half precision
+        queries, keys = self.query_norm(queries.to(precise)), self.key_norm(keys.to(precise))
+        return queries.to(values.dtype), keys.to(values.dtype), values

@@ -14,6 +14,8 @@ class SwiGLUFeedForward(nn.Module):
 
     def __init__(self, *, d_model: int, multiple_of: int) -> None:
         super().__init__()
+        if multiple_of < 1:
+            raise ValueError(f"multiple_of={multiple_of} must be at least 1")
         hidden = -(-8 * d_model // (3 * multiple_of)) * multiple_of
         self.gate = nn.Linear(d_model, hidden, bias=False)
         self.up = nn.Linear(d_model, hidden, bias=False)

@@ -13,13 +13,15 @@ class RotaryPositions(nn.Module):
     """Adds nothing to token vectors; each attention calls `rotate` on its queries and keys.
 
     Args:
-        base: the slowest pair of numbers turns once in about 2 pi `base` positions.
+        base: the slowest pair of numbers turns once in up to 2 pi `base` positions.
     """
 
     is_endless = True
 
     def __init__(self, *, d_model: int, context_length: int, base: float) -> None:
         super().__init__()
+        if base <= 1:
+            raise ValueError(f"base={base} must be more than 1")
         self.base = base
 
     def forward(self, positions: Tensor) -> float:
@@ -33,7 +35,8 @@ class RotaryPositions(nn.Module):
             positions: (T,) or (B, T).
         """
         half = x.shape[-1] // 2
-        frequencies = self.base ** (-torch.arange(half, device=x.device) / half)  # (D / 2,)
+        pairs = torch.arange(half, device=x.device, dtype=torch.float32)  # in half precision positions would collide
+        frequencies = self.base ** (-pairs / half)  # (D / 2,)
         angles = positions[..., None] * frequencies  # (T, D / 2) or (B, T, D / 2)
         if angles.dim() == 3:
             angles = angles[:, None]  # (B, 1, T, D / 2)

@@ -16,7 +16,7 @@ class SinusoidalPositions(nn.Module):
         self.d_model = d_model
 
     def forward(self, positions: Tensor) -> Tensor:
-        pairs = torch.arange(0, self.d_model, 2, device=positions.device)  # (C / 2,)
+        pairs = torch.arange(0, self.d_model, 2, device=positions.device, dtype=torch.float32)  # (C / 2,)
         angles = positions[..., None] / 10_000 ** (pairs / self.d_model)  # (T, C / 2) or (B, T, C / 2)
         return torch.cat([angles.sin(), angles.cos()], dim=-1)
 
