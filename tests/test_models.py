@@ -77,9 +77,9 @@ def test_a_lookup_ends_above_the_entropy_of_pairs_of_characters(gptlab: Command,
 REFUSED = {
     "model/attention=causal model.n_heads=4": "CausalAttention has a single head, and n_heads=4: leave n_heads out",
     "model/attention=grouped model.attention.n_kv_heads=3": "n_kv_heads=3 must divide n_heads=4",
-    "model/positions=rope model.d_model=60 model.n_heads=4": "positions=rope needs an even head_dim",
-    "model/positions=rope model/attention=manual": "positions=rope needs an attention that rotates",
-    "model/positions=rope model=stage3": "positions=rope needs the attention of a GPT, such as model=stage4",
+    "model/positions=rope model.d_model=60 model.n_heads=4": "rotary positions need an even head_dim",
+    "model/positions=rope model/attention=manual": "ManualAttention needs model/positions=learned",
+    "model/positions=rope model=stage3": "rotary positions need the attention of a GPT, such as model=stage4",
     "model/feed_forward=swiglu model.feed_forward.multiple_of=0": "multiple_of=0 must be at least 1",
 }
 

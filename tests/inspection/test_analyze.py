@@ -119,6 +119,6 @@ def test_attention_that_cannot_be_shown_costs_the_maps_and_the_layers_alone() ->
 def test_a_model_without_attention_or_layers_has_losses_ranks_and_next_tokens() -> None:
     seen = analyze(Bigram(vocab_size=31), IDS, top_k=3)
     assert (seen.attention, seen.has_layers) == (None, False)
-    assert seen.no_attention == "Bigram has no attention weights"
+    assert seen.no_attention == "Bigram shows no attention weights"
     assert seen.losses.shape == seen.ranks.shape == (len(IDS) - 1,)
     assert seen.next_ids.shape == (len(IDS), 3)

@@ -16,7 +16,7 @@ from gptlab.sweep.trial import TrialRecord, best_of
 
 NODES = [
     {"name": "lookup", "overrides": ["model=stage1"], "adds": "nothing"},
-    {"name": "deep", "overrides": ["model=stage4", "model.n_layers=6"], "adds": "six blocks"},
+    {"name": "deep", "overrides": ["model=stage4", "model.n_layers=6"], "adds": "six | blocks"},
 ]
 
 
@@ -27,6 +27,17 @@ def test_a_case_is_all_of_its_overrides() -> None:
     assert entry.overrides("deep") == ["model=stage4", "model.n_layers=6"]
     assert parameter("case", entry.node) == entry
     assert seed.overrides(2) == ["seed=2"]
+
+
+@pytest.mark.parametrize(("words", "names"), [("case=deep", ("deep",)), ("case=deep,lookup", ("lookup", "deep"))])
+def test_some_cases_are_chosen_on_the_command_line(words: str, names: tuple[str, ...]) -> None:
+    fixed, (entry,) = search_space({"case": {"cases": NODES}}, [words], sampler="grid")
+    assert (fixed, entry.values) == ([], names)
+
+
+def test_a_misspelt_case_is_answered_with_the_nearest() -> None:
+    with pytest.raises(UserError, match=r"case=lokup is not one of lookup, deep; did you mean lookup\?"):
+        search_space({"case": {"cases": NODES}}, ["case=lokup"], sampler="grid")
 
 
 @pytest.mark.parametrize(
@@ -65,8 +76,8 @@ def test_the_tables_have_means_over_the_seeds_of_each_case(tmp_path: Path) -> No
     assert float(lookup["val_perplexity"]) == pytest.approx(math.exp(2.6))
     assert (deep["runs"], deep["causal"], deep["val_loss_spread"]) == ("1", "False", "")
     assert markdown == (tmp_path / "cases.md").read_text()
-    assert "| lookup | nothing | 1,000 | 2.6000 ± 0.1414 | 13.464 | 500 |" in markdown
-    assert "| deep | six blocks | 1,000 | 0.2500 (not causal) |" in markdown
+    assert "| lookup | nothing | 1,000 | 2.600 ± 0.141 | 13.46 | 500 |" in markdown
+    assert r"| deep | six \| blocks | 1,000 | 0.250 (not causal) |" in markdown
 
 
 def test_a_case_that_has_diverged_has_a_row(tmp_path: Path) -> None:

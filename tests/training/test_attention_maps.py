@@ -30,4 +30,4 @@ def test_a_model_without_attention_trains_with_one_warning(gptlab: Command, monk
     monkeypatch.setattr(GPT, "capture", LanguageModel.capture)
     result = gptlab("train", *QUICK, "callbacks=attention", "run_dir=run")
     assert result.status == 0, result.err
-    assert result.err.count("callbacks.attention shows no attention: GPT has no attention weights") == 1
+    assert result.err.count("callbacks.attention shows no attention: GPT shows no attention weights") == 1

@@ -6,18 +6,20 @@ import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from gptlab import build
 from gptlab.checkpoint.trust import packages_of
 from gptlab.cli.explain import command_line
+from gptlab.model import gpt2
 
 if TYPE_CHECKING:
+    from gptlab.training.module import TrainingModule
     from gptlab.training.run import RunResult
 
 log = logging.getLogger("gptlab")
 
 
-def report(result: "RunResult", run_dir: Path, config: build.Config, *, prompt: str) -> None:
+def report(result: "RunResult", module: "TrainingModule", run_dir: Path) -> None:
     """Say how the run went, and print the next commands ready to paste."""
+    config, prompt = module.config, module.data.prompt
     summary, place, is_finished = result.summary, shortened(run_dir), result.status == "finished"
     if result.failure is not None:
         where = "" if result.on_all_ranks else f" (traceback in {place}/train.log)"
@@ -38,7 +40,7 @@ def report(result: "RunResult", run_dir: Path, config: build.Config, *, prompt: 
     log.info("  tensorboard --logdir %s", "outputs" if Path(place).parts[:1] == ("outputs",) else shlex.quote(place))
     if is_finished:
         log.info("  %s", command_line("train", resume=place, max_steps=2 * summary["steps"]))
-        if not foreign:
+        if not foreign and gpt2.misfit(module.model) is None:
             log.info("  %s", command_line("export", checkpoint=place, to="my-model"))
 
 

@@ -9,7 +9,7 @@ from hydra.core.override_parser.types import IntervalSweep, Override, Quote, Quo
 
 from gptlab.cli.free_text import FREE_TEXT
 from gptlab.errors import UserError
-from gptlab.sweep.space import LISTS, Parameter, Value, parameter
+from gptlab.sweep.space import LISTS, Cases, Parameter, Value, parameter
 
 PLAIN_TEXT = re.compile(r"(?!(true|false|null|nan|inf)$)[a-z_][a-z0-9_./-]*", re.IGNORECASE)
 
@@ -30,6 +30,10 @@ def search_space(
     fixed = []
     for override in OverridesParser.create(config_loader=loader).parse_overrides(overrides):
         key = override.get_key_element()
+        if isinstance(cases := entries.get(key), Cases):
+            is_list = override.is_sweep_override()
+            entries[key] = cases.only([*override.sweep_iterator()] if is_list else [override.value()])
+            continue
         entries = {known: entry for known, entry in entries.items() if plain_key(known) != plain_key(key)}
         if override.is_sweep_override():
             entries[key] = parameter(key, _node(override, "grid" if sampler == "grid" else "choice"))

@@ -204,13 +204,16 @@ def _finish(search: Search, config: DictConfig, *, stopped_by: int | None) -> in
     records, place = study.records(), Path(shortened(study.sweep_dir))
     best, again = best_of(records, direction=definition.direction), None
     counts = {status: sum(record.status == status for record in records) for status in STATUSES}
+    counts["interrupted"] += counts.pop("running")  # none runs any more
     log.info(
         "\n%s", ", ".join(f"{count} {status}" for status, count in counts.items() if count) or "no trial has ended"
     )
     if best is not None:
         found = [override for entry in definition.parameters for override in entry.overrides(best.values[entry.key])]
         about = f"trial {best.number}, {definition.metric} {best.metric:.6g}"
-        log.info("best: %s", "\n  ".join([about, *found]))
+        about += "" if best.summary.get("causal", True) else " (not causal: not comparable)"
+        case = [f"case={best.values[CASE]}"] if CASE in best.values else []
+        log.info("best: %s", "\n  ".join([about, *case, *found]))
         _write_best(study.sweep_dir, [*definition.arguments, *found], config, comment=f"The best of a sweep: {about}.")
         again = _best_command(place, definition.arguments)
     write_report(place / "report.html", definition, records, importances=study.importances(), run_again=again)

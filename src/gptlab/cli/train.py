@@ -88,7 +88,7 @@ def train(cfg: DictConfig) -> int:
             resume=state,
         )
         if is_rank_zero():
-            report(result, run_dir, config, prompt=data.data.prompt)
+            report(result, module, run_dir)
         if result.requeue is not None:
             result.requeue()
     speaks = is_rank_zero() or not result.on_all_ranks  # Lightning kills rank 0 if another rank's status is not 0

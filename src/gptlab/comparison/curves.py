@@ -92,7 +92,9 @@ def smoothing(runs: Sequence[Run], column: str) -> int:
 
 
 def make_lines(groups: Sequence[Group], column: str, *, over: str, window: int) -> list[Line]:
-    """A line for each group, best last value first. Runs of a group without a common step are lines of their own.
+    """A line for each group, best last value first; models that are not causal come last.
+
+    Runs of a group without a common step are lines of their own.
 
     Args:
         groups: labelled runs.
@@ -107,7 +109,7 @@ def make_lines(groups: Sequence[Group], column: str, *, over: str, window: int) 
         alone = [replace(its, label=f"{name} ({its.label})") for its in members if len(its.steps)]
         lines += [line] if len(line.steps) else alone
     sign = 1.0 if column.endswith(SMALLER_IS_BETTER) else -1.0
-    return sorted(lines, key=lambda line: sign * line.mean[-1])
+    return sorted(lines, key=lambda line: (not line.is_causal, sign * line.mean[-1]))
 
 
 def _line(run: Run, column: str, over: str, window: int) -> Line:
@@ -209,6 +211,8 @@ def draw(
         axes.axhline(value, color=FAINT, linewidth=THIN, linestyle=(0, (5, 4)), zorder=1)
         place = (0.01, value)
         axes.annotate(name, place, xycoords=("axes fraction", "data"), va="bottom", color=FAINT, fontsize="small")
+    low, high = axes.get_ylim()
+    axes.set_ylim(min([low, *(value - 0.03 * (high - low) for value in floors.values())]), high)
     frame(axes)
     axes.set_title(caveat, loc="left", fontsize="small", color=FAINT)
     title = "last value" + (" ± one standard deviation" if any(line.spread is not None for line in lines) else "")

@@ -71,7 +71,7 @@ def analyze(model: LanguageModel, ids: list[int], *, top_k: int) -> Inspection:
     except ValueError as error:  # this attention has no weights to show
         captured, no_attention = LanguageModel.capture(model, tokens), str(error)
     if captured.attention is None:
-        no_attention = no_attention or f"{type(model).__name__} has no attention weights"
+        no_attention = no_attention or f"{type(model).__name__} shows no attention weights"
     targets = tokens[0, 1:]  # (T - 1,)
 
     layers = []

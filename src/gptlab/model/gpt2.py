@@ -157,11 +157,18 @@ def read_weights(model: GPT, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
     return weights
 
 
-def write_weights(model: GPT) -> dict[str, Tensor]:
-    """The model's weights in GPT-2's layout; ValueError names a module that the layout has no place for."""
+def misfit(model: nn.Module) -> str | None:
+    """Names the first module that GPT-2's layout has no place for; None if the model can be written in it."""
     for name, module in model.named_modules():
         if type(module) not in HOLDS:
-            raise ValueError(f"GPT-2's layout has no place for {type(module).__name__} ({name or 'the model itself'})")
+            return f"{type(module).__name__} ({name or 'the model itself'})"
+    return None
+
+
+def write_weights(model: GPT) -> dict[str, Tensor]:
+    """The model's weights in GPT-2's layout; ValueError names a module that the layout has no place for."""
+    if (module := misfit(model)) is not None:
+        raise ValueError(f"GPT-2's layout has no place for {module}")
     weights = dict(model.named_parameters())
     tensors = {}
     for row in table(len(model.trunk.blocks), tie_head=model.is_tied):

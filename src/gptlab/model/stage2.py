@@ -21,7 +21,7 @@ class Trunk2(nn.Module):
     def __init__(self, *, token_embedding: nn.Embedding, position_embedding: Any, norm: nn.Module) -> None:
         super().__init__()
         if hasattr(position_embedding, "attach"):
-            raise ValueError("positions=rope needs the attention of a GPT, such as model=stage4")
+            raise ValueError("rotary positions need the attention of a GPT, such as model=stage4")
         self.token_embedding = token_embedding
         self.position_embedding = position_embedding
         self.norm = norm

@@ -58,7 +58,8 @@ def _markdown(rows: list[dict[str, Any]]) -> Iterator[str]:
     yield "| | adds | parameters | val loss | perplexity | tokens/s |"
     yield "|---|---|---:|---:|---:|---:|"
     for row in rows:
-        spread = "" if row["val_loss_spread"] is None else f" ± {row['val_loss_spread']:.4f}"
+        spread = "" if row["val_loss_spread"] is None else f" ± {row['val_loss_spread']:.3f}"
         mark = "" if row["causal"] else " (not causal)"
-        numbers = f"{row['val_loss']:.4f}{spread}{mark} | {row['val_perplexity']:.3f} | {row['tokens_per_second']:,.0f}"
-        yield f"| {row['case']} | {row['adds']} | {row['parameters']:,} | {numbers} |"
+        numbers = f"{row['val_loss']:.3f}{spread}{mark} | {row['val_perplexity']:.2f} | {row['tokens_per_second']:,.0f}"
+        case, adds = (row[name].replace("|", "\\|") for name in ("case", "adds"))
+        yield f"| {case} | {adds} | {row['parameters']:,} | {numbers} |"

@@ -89,6 +89,15 @@ class Cases(Parameter):
     def node(self) -> dict[str, list[Any]]:
         return {CASES: [asdict(case) for case in self.cases]}
 
+    def only(self, names: list[Any]) -> "Cases":
+        """Some of them. Raises UserError if there is none of such a name."""
+        for name in names:
+            if name not in self.values:
+                raise UserError(
+                    f"{self.key}={name} is not one of {', '.join(self.values)}{nearest(str(name), self.values)}"
+                )
+        return _cases(self.key, [asdict(case) for case in self.cases if case.name in names])
+
     def overrides(self, value: Value) -> list[str]:
         return next(case.overrides for case in self.cases if case.name == value)
 

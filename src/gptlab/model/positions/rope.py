@@ -48,9 +48,9 @@ class RotaryPositions(nn.Module):
         """Let an attention rotate. Raises ValueError if it cannot, or if its heads have no pairs."""
         if not hasattr(attention, "rotate"):
             kind = type(attention).__name__
-            raise ValueError(f"positions=rope needs an attention that rotates, such as fused, and {kind} does not")
+            raise ValueError(f"rotary positions need an attention such as fused; {kind} needs model/positions=learned")
         if attention.head_dim % 2 != 0:
-            raise ValueError(f"positions=rope needs an even head_dim, and d_model / n_heads = {attention.head_dim}")
+            raise ValueError(f"rotary positions need an even head_dim, and d_model / n_heads = {attention.head_dim}")
         attention.rotate = self.rotate
 
     def shorten(self, context_length: int) -> None:

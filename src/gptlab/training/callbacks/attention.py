@@ -40,7 +40,7 @@ class AttentionMaps(L.Callback):
         boards = [logger for logger in trainer.loggers if isinstance(logger, TensorBoardLogger)]
         if not boards or not self._has_attention:
             return
-        why = f"{type(module.model).__name__} has no attention weights"
+        why = f"{type(module.model).__name__} shows no attention weights"
         try:
             with trainer.precision_plugin.forward_context():
                 maps = module.model.capture(torch.tensor([self._ids], device=module.device)).attention
