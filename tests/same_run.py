@@ -76,10 +76,13 @@ def summary(run: Path) -> dict[str, Any]:
 
 
 def curve(run: Path, tag: str) -> list[int]:
-    """The steps at which TensorBoard shows a value, in its order."""
+    """The steps at which TensorBoard shows a value.
+
+    Its files are numbered by process and read by name: 10 comes before 9 if both sessions are of one second.
+    """
     events = EventAccumulator(str(run), size_guidance={"scalars": 0})
     events.Reload()
-    return [event.step for event in events.Scalars(tag)]
+    return sorted(event.step for event in events.Scalars(tag))
 
 
 @contextmanager
