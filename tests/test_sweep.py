@@ -70,6 +70,8 @@ REFUSED: dict[str, tuple[list[str], str]] = {
         "CPU core(s)",
     ),
     "several nodes": (["-m", "seed=1,2", "trainer=ddp", "trainer.num_nodes=2"], "on this machine only"),
+    "no order of n-grams": (["-m", "seed=1,2", "hydra.sweeper.ngram=zero"], "ngram=zero must be whole numbers from 1"),
+    "no case": (["sweep=five_models", "case=stage7"], "case=stage7 is not one of stage1, stage2"),
     "no possible trial": (["-m", "model.n_heads=3,5"], "model.d_model=16 is not divisible by n_heads="),
     "no text": (["-m", "seed=1", "data.path=nowhere.txt"], "nowhere.txt: no such file"),
     "no sweep to resume": (["sweep=lr_and_width", "resume_sweep=."], "is no sweep: its sweep.yaml cannot be read"),

@@ -15,10 +15,10 @@ from gptlab.errors import UserError
 
 
 def orders_of(ngram: object) -> list[int]:
-    """`1,2,4`, or a number or a list of a yaml file, as numbers. Raises ValueError if it is something else."""
+    """`1,2,4`, or a number or a list of a yaml file, as numbers. Raises UserError if it is something else."""
     words = [word.strip() for word in str(ngram).strip("[]").split(",")]
     if not all(word.isdecimal() and int(word) > 0 for word in words):
-        raise ValueError(f"ngram={ngram} must be whole numbers from 1, such as ngram=1,2,3")
+        raise UserError(f"ngram={ngram} must be whole numbers from 1, such as ngram=1,2,3")
     return [int(word) for word in words]
 
 

@@ -14,6 +14,7 @@ import re
 from hydra.core.override_parser.overrides_parser import OverridesParser
 
 from gptlab.build import literal
+from gptlab.sweep.space import CASE
 
 FREE_TEXT = {
     *("prompt", "stop", "checkpoint", "resume", "resume_sweep", "run_dir", "to", "init_from", "task", "runs", "ngram"),
@@ -41,7 +42,11 @@ def quote_free_text(arguments: list[str]) -> list[str]:
     for argument in arguments:
         key, equals, text = argument.partition("=")
         name = key.lstrip("+")
-        if not equals or name not in FREE_TEXT or (text == "null" and name not in NEVER_NULL):
+        if name == CASE and equals and not text.startswith("choice("):
+            quoted.append(
+                f"{key}=choice({text})"
+            )  # Hydra leaves the values of a sweep, even a single one, to the sweeper
+        elif not equals or name not in FREE_TEXT or (text == "null" and name not in NEVER_NULL):
             quoted.append(argument)
         elif name in REPEATABLE:
             repeated.setdefault(key, []).append(_quote(text))

@@ -207,12 +207,7 @@ def draw(
     _limit_height(axes, [line for line in lines if line.is_causal] or lines, column)
     if column.endswith("perplexity"):
         log_scale(axes)
-    for name, value in floors.items():
-        axes.axhline(value, color=FAINT, linewidth=THIN, linestyle=(0, (5, 4)), zorder=1)
-        place = (0.01, value)
-        axes.annotate(name, place, xycoords=("axes fraction", "data"), va="bottom", color=FAINT, fontsize="small")
-    low, high = axes.get_ylim()
-    axes.set_ylim(min([low, *(value - 0.03 * (high - low) for value in floors.values())]), high)
+    _draw_floors(axes, floors)
     frame(axes)
     axes.set_title(caveat, loc="left", fontsize="small", color=FAINT)
     title = "last value" + (" ± one standard deviation" if any(line.spread is not None for line in lines) else "")
@@ -223,6 +218,16 @@ def draw(
         text.set(**font(8.5))
     with rc_context({"savefig.bbox": "tight"}):  # as large as the legend needs
         save(figure, picture)
+
+
+def _draw_floors(axes: "Axes", floors: dict[str, float]) -> None:
+    """Dashed lines with their names on the left, all within the picture."""
+    for name, value in floors.items():
+        axes.axhline(value, color=FAINT, linewidth=THIN, linestyle=(0, (5, 4)), zorder=1)
+        place = (0.01, value)
+        axes.annotate(name, place, xycoords=("axes fraction", "data"), va="bottom", color=FAINT, fontsize="small")
+    low, high = axes.get_ylim()
+    axes.set_ylim(min([low, *(value - 0.03 * (high - low) for value in floors.values())]), high)
 
 
 def _draw_line(axes: "Axes", line: Line, color: str, entry: str) -> None:

@@ -4,6 +4,8 @@ An n-gram model predicts a token from the n - 1 tokens before it: how often it f
 alpha added to each count (Lidstone smoothing; Jurafsky and Martin, Speech and Language Processing, section 3.6).
 """
 
+import math
+
 import numpy as np
 
 ALPHAS = tuple(10.0**power for power in np.arange(-4, 1.01, 0.25))
@@ -22,22 +24,20 @@ def ngram_loss(train: np.ndarray, val: np.ndarray, *, order: int, vocab_size: in
     Raises:
         ValueError: if a text is shorter than the order, or if the n-grams cannot be numbered.
     """
+    if order * math.log2(vocab_size) >= 63:
+        size = f"{vocab_size:,}^{order}, about 10^{order * math.log10(vocab_size):.0f},"
+        raise ValueError(f"ngram={order}: {size} possible n-grams are too many to count; use a lower order")
     n_fit = int(len(train) * (1 - HELD_OUT))
     if min(len(train) - n_fit, len(val)) < order:
         raise ValueError(f"ngram={order}: the text has too few tokens")
-    if vocab_size**order >= 2**63:
-        n = float(vocab_size**order)
-        raise ValueError(
-            f"ngram={order}: {vocab_size:,}^{order} = {n:.1e} possible n-grams are too many to count; use fewer"
-        )
     held_out = _counts(train[:n_fit], train[n_fit:], order, vocab_size)
-    alpha = min(ALPHAS, key=lambda alpha: _loss(*held_out, alpha * vocab_size, alpha))
-    return _loss(*_counts(train, val, order, vocab_size), alpha * vocab_size, alpha)
+    alpha = min(ALPHAS, key=lambda alpha: _loss(*held_out, alpha, vocab_size))
+    return _loss(*_counts(train, val, order, vocab_size), alpha, vocab_size)
 
 
-def _loss(whole: np.ndarray, contexts: np.ndarray, added: float, alpha: float) -> float:
-    """Mean of -ln p, p = (whole + alpha) / (contexts + alpha V); `added` is alpha V."""
-    return float(np.mean(np.log(contexts + added) - np.log(whole + alpha)))
+def _loss(whole: np.ndarray, contexts: np.ndarray, alpha: float, vocab_size: int) -> float:
+    """Mean of -ln p, p = (whole + alpha) / (contexts + alpha V)."""
+    return float(np.mean(np.log(contexts + alpha * vocab_size) - np.log(whole + alpha)))
 
 
 def _counts(train: np.ndarray, text: np.ndarray, order: int, vocab_size: int) -> tuple[np.ndarray, np.ndarray]:
