@@ -121,7 +121,7 @@ def test_a_task_of_one_s_own(gptlab: Command) -> None:
 CASES = {
     # the arguments, and words that the sentence must have
     "no text of its own": (["checkpoint=gpt2s"], "data.path is missing: gpt2s has no text of its own"),
-    "a fraction of no text": (["data.val_fraction=0.5"], "data.val_fraction belongs to a text that data.path="),
+    "a fraction of no text": (["data.val_fraction=0.5"], "data.val_fraction goes with data.path="),
     "no such text": (["checkpoint=gpt2s", "data.path=nowhere.txt"], "nowhere.txt: no such file"),
     "text without a token": (["checkpoint=words", "data.path=blank.txt"], "the text holds no token"),
     "text of one token": (["checkpoint=gpt2s", "data.path=one.txt"], "one.txt: n_tokens=1: only a token that follows"),
@@ -137,7 +137,7 @@ CASES = {
     "precision that is none": (["data.path=poem.txt", "precision=8"], "precision=8 must be 32 or bf16"),
     "batch of nothing": (["data.path=poem.txt", "batch_size=0"], "batch_size=0 must be a whole number from 1"),
     "no tokenizer": (["checkpoint=mute", "data.path=poem.txt"], "mute has no tokenizer"),
-    "task with a text": (["task=fog.yaml", "data.path=poem.txt"], "without task=: leave data.path out"),
+    "task with a text": (["task=fog.yaml", "data.path=poem.txt"], "without task=: name one, or leave data.path out"),
     "task with a stride": (["task=fog.yaml", "stride=2"], "stride=2 is for a text"),
     "limit without a task": (["data.path=poem.txt", "limit=3"], "limit=3 is for tasks"),
     "limit of nothing": (["task=fog.yaml", "limit=0"], "limit=0 must be a whole number, or a share"),

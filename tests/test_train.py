@@ -24,9 +24,10 @@ from same_run import rows, summary
 Command = Callable[..., Result]
 
 SUMMARY_KEYS = {
-    *("run_dir", "status", "failure", "steps", "tokens", "seconds", "tokens_per_second", "parameters", "train_loss"),
+    *("run_dir", "status", "failure", "steps", "tokens", "seconds", "tokens_per_second", "parameters"),
+    *("trainable_parameters", "train_loss"),
     *("val_loss", "val_perplexity", "val_bits_per_byte", "best_val_loss", "best_step", "best_checkpoint"),
-    *("last_checkpoint", "versions", "skipped_steps", "causal"),
+    *("last_checkpoint", "versions", "skipped_steps", "causal", "unit"),
 }
 
 

@@ -7,6 +7,7 @@ from torch import Tensor, nn
 
 from gptlab.model import GPT, LanguageModel, init
 from gptlab.model.attention.fused import FusedAttention
+from gptlab.model.classifier import GPTClassifier
 from gptlab.model.feed_forward.gelu import GELUFeedForward
 from gptlab.model.norm.layernorm import LayerNorm
 from gptlab.model.positions.learned import LearnedPositions
@@ -23,6 +24,17 @@ def tiny_gpt(**changes: Any) -> GPT:
     torch.manual_seed(0)
     sizes = {"vocab_size": 20, "context_length": 16, "n_layers": 2, "n_heads": 2, "d_model": 16, "dropout": 0.0}
     return GPT(**{**sizes, "qkv_bias": True, "tie_head": True, **PARTS, **changes})
+
+
+def tiny_classifier(**changes: Any) -> GPTClassifier:
+    """The same with a head over labels, and weights so large that its answers differ; in evaluation mode."""
+    torch.manual_seed(0)
+    sizes = {"vocab_size": 20, "context_length": 16, "n_layers": 2, "n_heads": 2, "d_model": 16, "dropout": 0.0}
+    how = {"pool": "last", "labels": ["ham", "spam", "news"], "qkv_bias": True, "tie_head": True}
+    model = GPTClassifier(**{**sizes, **how, **PARTS, **changes}).eval()
+    for parameter in model.parameters():
+        nn.init.normal_(parameter, std=0.5)
+    return model
 
 
 def decisive_gpt(**changes: Any) -> GPT:

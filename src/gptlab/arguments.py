@@ -17,15 +17,22 @@ NonNegative = typing.Annotated[int, range(2**63)]
 def check_arguments(target: Callable[..., Any], arguments: dict[str, Any], key: str, *, partial: bool = False) -> None:
     """Check names and types; `key` is the place in the configuration that messages name.
 
+    A class of gptlab's that takes `**` passes it on to its base, and has the arguments of that too.
+
     Types are checked where gptlab's own code is called; a library checks its own arguments. Of a partial call, other
     arguments come later.
 
     Raises:
         UserError: on a name that is unknown or missing, or on a value of another type.
     """
-    parameters = inspect.signature(target).parameters
-    if any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values()):
-        return
+    is_ours = (target.__module__ or "").startswith("gptlab.")
+    callables: list[Any] = [target]
+    if any(parameter.kind is parameter.VAR_KEYWORD for parameter in inspect.signature(target).parameters.values()):
+        if not (is_ours and inspect.isclass(target)):
+            return
+        callables.insert(0, target.__bases__[0])
+    every = {name: its for call in callables for name, its in inspect.signature(call).parameters.items()}
+    parameters = {name: its for name, its in every.items() if its.kind is not its.VAR_KEYWORD}
     place, called = f"{key}." if key else "", getattr(target, "__qualname__", str(target))
     for name in arguments:
         if name not in parameters:
@@ -33,9 +40,11 @@ def check_arguments(target: Callable[..., Any], arguments: dict[str, Any], key: 
     for name, parameter in parameters.items():
         if not partial and parameter.default is parameter.empty and name not in arguments:
             raise UserError(f"{place}{name} is missing: {called} needs it")
-    if not (target.__module__ or "").startswith("gptlab."):
+    if not is_ours:
         return
-    hints = typing.get_type_hints(target.__init__ if inspect.isclass(target) else target, include_extras=True)
+    hints: dict[str, Any] = {}
+    for call in callables:
+        hints |= typing.get_type_hints(call.__init__ if inspect.isclass(call) else call, include_extras=True)
     for name, value in arguments.items():
         fits, description = _accepted(hints.get(name, Any))
         if not fits(value):

@@ -86,7 +86,7 @@ def test_it_trains_resumes_and_is_no_text(gptlab: Callable[..., Result], own_con
     assert summary["val_bits_per_byte"] is not None
     assert "runs code of own_copies" in gptlab("evaluate", "checkpoint=run").err
     evaluated = gptlab("evaluate", "checkpoint=run", "trust=own_copies")
-    assert "run was trained on copies, which is no text" in evaluated.err
+    assert "copies is neither a text nor instructions" in evaluated.err
 
 
 def data_module(**changes: object) -> DataModule:

@@ -5,23 +5,27 @@ import math
 import pytest
 import torch
 import torch.nn.functional as F
-from hydra.utils import get_class
 from torch import Tensor
 
 from conftest import choices, conf_node
-from gptlab.model import GPT
+from gptlab import build
+from gptlab.model import GPT, LanguageModel
 from gptlab.objective import next_token
 from gptlab.objective.next_token import IGNORED, NextToken
 from gptlab.objective.next_token_scratch import NextTokenScratch
-from tiny_gpt import tiny_gpt
+from tiny_gpt import tiny_classifier, tiny_gpt
 
 
 @pytest.mark.parametrize("name", choices("objective"))
 def test_every_objective_sums_counts_and_says_what_is_best(name: str) -> None:
-    objective = get_class(conf_node("objective", name)["_target_"])()
+    objective = build.construct(conf_node("objective", name), key="objective")
     torch.manual_seed(0)
-    batch = (torch.randint(7, (6, 5)), torch.randint(7, (6, 5)))
-    model = tiny_gpt(vocab_size=7)
+    batch: tuple[Tensor, ...] = (torch.randint(7, (6, 5)), torch.randint(7, (6, 5)))
+    model: LanguageModel = tiny_gpt(vocab_size=7)
+    if name == "dpo":
+        batch = (torch.stack(batch, 1), torch.stack(batch[::-1], 1), torch.zeros(6, 2))  # (6, 2, 5) twice, (6, 2)
+    if getattr(objective, "unit", "token") == "text":
+        batch, model = (batch[0], torch.randint(1, 6, (6,)), torch.randint(3, (6,))), tiny_classifier(vocab_size=7)
     loss = objective(model, batch)
     assert loss.sum.isfinite()
     assert loss.sum.requires_grad

@@ -12,6 +12,8 @@ import torch
 import torch.nn.functional as F
 from lightning.pytorch.plugins import MixedPrecision
 
+from gptlab.data.windows import WindowDataset
+from gptlab.objective.next_token import IGNORED
 from gptlab.training.log import quiet_lightning
 from gptlab.training.loggers.metrics_csv import CSV
 from gptlab.training.metrics import read_metrics
@@ -119,3 +121,14 @@ def test_dropout_of_a_step_depends_on_seed_and_step_alone(tmp_path: Path) -> Non
     assert torch.equal(weights(first), weights(again))
     other, _ = train(tmp_path / "other", dropout=0.3, seed=1)
     assert not torch.equal(weights(first), weights(other))
+
+
+def test_a_step_with_nothing_to_learn_is_said_and_divides_by_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def without_targets(_: object, indices: np.ndarray) -> tuple[torch.Tensor, torch.Tensor]:
+        return torch.zeros(len(indices), CONTEXT, dtype=torch.int64), torch.full((len(indices), CONTEXT), IGNORED)
+
+    monkeypatch.setattr(WindowDataset, "batch", without_targets)
+    with pytest.raises(ValueError, match="the batch of step 1 has nothing to learn: none of its targets counts"):
+        train(tmp_path)

@@ -8,12 +8,22 @@ from pathlib import Path
 from typing import Any
 
 from safetensors.torch import save_file
+from torch import Tensor
 
+from gptlab.checkpoint import peft
 from gptlab.checkpoint.hub import is_repository, repository_of
-from gptlab.checkpoint.hugging_face import CONFIG, TOKENIZER, TOKENIZER_CONFIG, WEIGHTS
+from gptlab.checkpoint.hugging_face import (
+    ADAPTER_CONFIG,
+    ADAPTER_WEIGHTS,
+    CONFIG,
+    TEMPLATE_INPUT,
+    TOKENIZER,
+    TOKENIZER_CONFIG,
+    WEIGHTS,
+)
 from gptlab.checkpoint.loaded import Loaded
 from gptlab.errors import UserError
-from gptlab.files import absolute, made_whole
+from gptlab.files import absolute, as_yaml, made_whole
 from gptlab.model import gpt2
 
 GENERATION_CONFIG, CARD, CURVES = "generation_config.json", "README.md", "curves.png"
@@ -28,6 +38,7 @@ print(tokenizer.decode(model.generate(**ids, max_new_tokens=50)[0]))
 
 or `{command}`.
 """
+USE_CLASSIFIER = "`{command}`, or `pipeline('text-classification', {address!r})` of transformers.\n"
 
 
 def check_free(to: str) -> Path:
@@ -60,14 +71,41 @@ def export(loaded: Loaded, to: str, *, address: str) -> list[str]:
         CARD: _card(loaded, directory.name, address, prompt, has_curves),
     }
     with made_whole(directory, to) as partial:
-        save_file(tensors, partial / WEIGHTS, metadata={"format": "pt"})
-        for name, content in files.items():
-            text = content if isinstance(content, str) else json.dumps(content, indent=2) + "\n"
-            (partial / name).write_text(text, encoding="utf-8", errors="replace")
+        _write(partial, WEIGHTS, tensors, {"format": "pt"}, files)
         if has_curves:
             shutil.copyfile(curves, partial / CURVES)
-        shutil.copymode(partial / CONFIG, partial / WEIGHTS)  # safetensors makes files that only their owner can read
     return complaints
+
+
+def export_adapter(loaded: Loaded, to: str) -> list[str]:
+    """Write the adapter alone, as a directory of PEFT's, whole or not at all (UserError).
+
+    Returns sentences about what it lacks elsewhere.
+    """
+    directory = check_free(to)
+    try:
+        tensors, metadata, config = peft.adapter_files(loaded)
+    except ValueError as error:
+        raise UserError(f"{loaded.name} cannot be exported: {error}") from None
+    base = config["base_model_name_or_path"]
+    head = as_yaml({"library_name": "peft", "base_model": Path(base).name if Path(base).exists() else base})
+    card = f"---\n{head}---\n\n# {directory.name}\n\n## Training\n\n{_table(_training(loaded))}"
+    with made_whole(directory, to) as partial:
+        files = {ADAPTER_CONFIG: config, **_tokenizer_files(loaded)[0], CARD: card}
+        _write(partial, ADAPTER_WEIGHTS, tensors, metadata, files)
+    if not Path(base).exists():
+        return []
+    opens = "" if Path(base, CONFIG).is_file() else ", and peft opens it once it is exported"
+    return [f"its base is {base}{opens}: name another place with base="]
+
+
+def _write(directory: Path, weights: str, tensors: dict[str, Tensor], metadata: dict[str, str], files: Any) -> None:
+    """Tensors, and further files by their names: text, or what becomes JSON."""
+    save_file(tensors, directory / weights, metadata=metadata)
+    for name, content in files.items():
+        text = content if isinstance(content, str) else json.dumps(content, indent=2) + "\n"
+        (directory / name).write_text(text, encoding="utf-8", errors="replace")
+    shutil.copymode(directory / name, directory / weights)  # safetensors makes files that only their owner can read
 
 
 def _tokenizer_files(loaded: Loaded) -> tuple[dict[str, Any], list[str]]:
@@ -88,6 +126,8 @@ def _tokenizer_files(loaded: Loaded) -> tuple[dict[str, Any], list[str]]:
         "split_special_tokens": True,  # text that spells a special token is text, as it is here
         **{name: backend.id_to_token(id_) for name, id_ in special.items() if id_ is not None},
     }
+    if loaded.template is not None:
+        settings |= {"chat_template": loaded.template.chat_template, TEMPLATE_INPUT: loaded.template.input}
     return {TOKENIZER: backend.to_str(), TOKENIZER_CONFIG: settings}, []
 
 
@@ -98,14 +138,17 @@ def _card(loaded: Loaded, title: str, address: str, prompt: str | None, has_curv
     base: Any = loaded.config.get("init_from") if loaded.training else loaded.name
     head = ModelCardData(
         library_name="transformers",
-        pipeline_tag="text-generation",
+        pipeline_tag="text-generation" if loaded.model.generates else "text-classification",
         tags=["gptlab", "gpt2"],
         base_model=repository_of(base) if is_repository(base) and not Path(base).exists() else None,
     )
-    use = "There are no tokenizer files here; `AutoModelForCausalLM` of transformers loads the model.\n"
+    task, verb, key, form = "CausalLM", "generate", "prompt", USE
+    if not loaded.model.generates:
+        task, verb, key, form = "SequenceClassification", "classify", "text", USE_CLASSIFIER
+    use = f"There are no tokenizer files here; `AutoModelFor{task}` of transformers loads the model.\n"
     if prompt is not None:
-        command = f"gptlab generate checkpoint={shlex.quote(address)} prompt={shlex.quote(prompt)}"
-        use = USE.format(address=address, prompt=prompt, command=command)
+        command = f"gptlab {verb} checkpoint={shlex.quote(address)} {key}={shlex.quote(prompt)}"
+        use = form.format(address=address, prompt=prompt, command=command)
     n_parameters = sum(parameter.numel() for parameter in loaded.model.parameters())
     tokenizer = type(loaded.tokenizer).__name__ if loaded.tokenizer is not None else None
     parts = [

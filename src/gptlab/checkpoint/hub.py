@@ -6,7 +6,7 @@ from fnmatch import fnmatch
 from pathlib import Path
 from typing import TypeGuard
 
-from gptlab.checkpoint.hugging_face import CONFIG, FILES, INDEX, WEIGHTS
+from gptlab.checkpoint.hugging_face import ADAPTER_CONFIG, ADAPTER_WEIGHTS, CONFIG, FILES, INDEX, WEIGHTS
 from gptlab.errors import UserError
 
 OPENAIS = ("gpt2", "gpt2-medium", "gpt2-large", "gpt2-xl")  # short names of openai-community/...
@@ -56,12 +56,13 @@ def _fetch(repository: str, revision: str) -> Path:
     info = HfApi().model_info(repository, revision=revision, timeout=TIMEOUT)
     names = [file.rfilename for file in info.siblings or ()]
     files = [name for name in names if any(fnmatch(name, pattern) for pattern in FILES)]
-    if CONFIG not in files:
+    named = CONFIG if CONFIG in files else ADAPTER_CONFIG
+    if named not in files:
         raise ValueError(f"it has no {CONFIG}")
     for file in sorted(files, key=lambda file: file.endswith(".safetensors")):
         if not isinstance(try_to_load_from_cache(repository, file, revision=info.sha), str):
             print(f"downloading {file} of {repository}", file=sys.stderr, flush=True)
-        commit = revision if file == CONFIG else info.sha  # once by its name: the cache then knows its commit
+        commit = revision if file == named else info.sha  # once by its name: the cache then knows its commit
         path = hf_hub_download(repository, file, revision=commit, etag_timeout=TIMEOUT)
     return Path(path).parent
 
@@ -74,7 +75,7 @@ def _cached(repository: str, revision: str) -> Path | None:
         found = snapshot_download(repository, revision=revision, allow_patterns=[*FILES], local_files_only=True)
     except (OSError, ValueError):
         return None
-    return Path(found) if any(Path(found, name).exists() for name in (WEIGHTS, INDEX)) else None
+    return Path(found) if any(Path(found, name).exists() for name in (WEIGHTS, INDEX, ADAPTER_WEIGHTS)) else None
 
 
 def check_can_push(repository: str) -> None:

@@ -20,9 +20,15 @@ from gptlab.tokenizer.hugging_face import HuggingFaceTokenizer
 
 CONFIG, WEIGHTS, INDEX = "config.json", "model.safetensors", "model.safetensors.index.json"
 TOKENIZER, TOKENIZER_CONFIG, MERGES = "tokenizer.json", "tokenizer_config.json", "merges.txt"
-FILES = (CONFIG, WEIGHTS, INDEX, "model-*-of-*.safetensors", TOKENIZER, TOKENIZER_CONFIG, MERGES)
+ADAPTER_CONFIG, ADAPTER_WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
+FILES = (
+    *(CONFIG, WEIGHTS, INDEX, "model-*-of-*.safetensors", ADAPTER_CONFIG, ADAPTER_WEIGHTS),
+    *(TOKENIZER, TOKENIZER_CONFIG, MERGES),
+)
 """Patterns of all files that are read."""
 GPT2_VOCABULARY_SIZE = 50257
+TEMPLATE_INPUT = "chat_template_input"
+"""Our own entry in tokenizer_config.json: what stands between an instruction and its input."""
 
 
 def load_directory(directory: Path, name: str) -> Loaded:
@@ -31,7 +37,7 @@ def load_directory(directory: Path, name: str) -> Loaded:
     Raises UserError, naming the file and what is wrong with it.
     """
     try:
-        theirs = _read_json(directory / CONFIG)
+        theirs = read_json(directory / CONFIG)
         sizes = gpt2.sizes(theirs)
         vocab_size = sizes.pop("vocab_size")
         model_node = {
@@ -41,20 +47,29 @@ def load_directory(directory: Path, name: str) -> Loaded:
             "init": {"_target_": "gptlab.model.init.gpt2", "_partial_": True},
         }
         config = upgraded({"context_length": sizes["context_length"], "model": model_node})
+        if (labels := gpt2.labels(theirs)) is not None:
+            kind = {"_target_": "gptlab.model.classifier.GPTClassifier", "pool": "last", "labels": labels}
+            config["model"] |= kind
         tensors = _read_tensors(directory)
-        template = build.meta_model(config, vocab_size)
-        assert isinstance(template, GPT)
-        weights = gpt2.read_weights(template, tensors)
+        meta = build.meta_model(config, vocab_size)
+        assert isinstance(meta, GPT)
+        weights = gpt2.read_weights(meta, tensors)
         model = restored(config, vocab_size, weights)
-        tokenizer = _read_tokenizer(directory, theirs, vocab_size)
+        settings = read_json(directory / TOKENIZER_CONFIG) if (directory / TOKENIZER_CONFIG).is_file() else {}
+        tokenizer = _read_tokenizer(directory, theirs, settings, vocab_size)
+        if isinstance(settings.get("chat_template"), str):
+            form = {"chat_template": settings["chat_template"], "input": settings.get(TEMPLATE_INPUT, "\n")}
+            config["data"] = {"template": {"_target_": "gptlab.data.template.Template", **form}}
+        template = build.construct(config.get("data", {}).get("template"), key="data.template")
     except (ValueError, RuntimeError, OSError, UserError) as error:
         raise UserError(f"{name} cannot be read: {' '.join(str(error).split())}") from None
     if tokenizer is not None:
         config["tokenizer"] = {"_target_": f"{type(tokenizer).__module__}.{type(tokenizer).__qualname__}"}
-    return Loaded(model, tokenizer, config, directory, name, training={})
+    return Loaded(model, tokenizer, config, directory, name, training={}, template=template)
 
 
-def _read_json(path: Path) -> dict[str, Any]:
+def read_json(path: Path) -> dict[str, Any]:
+    """The object in a file. Raises ValueError if there is none, OSError if it cannot be read."""
     try:
         content = json.loads(path.read_bytes())
     except ValueError:
@@ -68,7 +83,7 @@ def _read_tensors(directory: Path) -> dict[str, Tensor]:
     """All tensors, mapped from their files. Nothing but safetensors is read: a pickle can run any program."""
     files = {WEIGHTS}
     if (directory / INDEX).is_file() and not (directory / WEIGHTS).is_file():
-        files = set(_read_json(directory / INDEX).get("weight_map", {}).values())
+        files = set(read_json(directory / INDEX).get("weight_map", {}).values())
     tensors: dict[str, Tensor] = {}
     for file in sorted(files):
         try:
@@ -80,9 +95,10 @@ def _read_tensors(directory: Path) -> dict[str, Tensor]:
     return tensors
 
 
-def _read_tokenizer(directory: Path, theirs: dict[str, Any], vocab_size: int) -> Tokenizer | None:
+def _read_tokenizer(
+    directory: Path, theirs: dict[str, Any], settings: dict[str, Any], vocab_size: int
+) -> Tokenizer | None:
     """GPT-2's own class if it is that one, or if there is no file and the vocabulary has its size; None if unknown."""
-    settings = _read_json(directory / TOKENIZER_CONFIG) if (directory / TOKENIZER_CONFIG).is_file() else {}
     if (directory / TOKENIZER).is_file():
         tokenizer = _from_json((directory / TOKENIZER).read_text(encoding="utf-8"), settings, theirs)
         if tokenizer.vocab_size != vocab_size:

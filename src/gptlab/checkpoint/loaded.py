@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
 
 from gptlab import build
 from gptlab.errors import UserError
@@ -15,7 +16,18 @@ from gptlab.generation.sampling import make_sampler
 from gptlab.generation.stream import continue_texts
 from gptlab.model import LanguageModel
 from gptlab.model.base import tied_parameters
+from gptlab.model.classifier import GPTClassifier
+from gptlab.model.lora import LoRA
 from gptlab.tokenizer import Tokenizer
+
+
+@dataclass(frozen=True)
+class Adapter:
+    """What was trained beside a base's weights: its tensors by their names in the unmerged model."""
+
+    weights: dict[str, Tensor]
+    base: str  # as `load` takes it
+    base_fingerprint: str | None  # of the base's weights; None if it is not known
 
 
 @dataclass(frozen=True)
@@ -30,6 +42,8 @@ class Loaded:
         name: what the user asked for.
         training: steps, tokens, seconds, val_loss and other metrics of a run; empty if they are not known.
         prompt: a few words of the text that it was trained on; empty if they are not known.
+        adapter: the adapter that is merged into `model`; None without one.
+        template: how a conversation is written for it (`gptlab.data.template`); None for a model that continues texts.
     """
 
     model: LanguageModel
@@ -39,6 +53,8 @@ class Loaded:
     name: str
     training: dict[str, Any]
     prompt: str = ""
+    adapter: Adapter | None = None
+    template: Any = None
 
     def needed_tokenizer(self) -> Tokenizer:
         """The tokenizer. Raises UserError if there is none."""
@@ -46,15 +62,15 @@ class Loaded:
             raise UserError(f"{self.name} has no tokenizer that can be read (no tokenizer.json in {self.path})")
         return self.tokenizer
 
-    def prompt_ids(self, prompt: str) -> list[int]:
-        """The ids of a prompt: of an empty one, the end-of-text token. Raises UserError if there are none."""
+    def prompt_ids(self, prompt: str, *, key: str = "prompt") -> list[int]:
+        """The ids of a prompt: of an empty one, the end-of-text token. UserError, naming `key`, if there are none."""
         tokenizer = self.needed_tokenizer()
         try:
             ids = tokenizer.encode(prompt)
         except ValueError as error:
-            raise UserError(f"prompt={prompt!r}: {error}") from None
+            raise UserError(f"{key}={prompt!r}: {error}") from None
         if not ids and tokenizer.eot is None:
-            raise UserError("the prompt is empty, and this tokenizer has no end-of-text token: prompt=<text>")
+            raise UserError(f"the {key} is empty, and this tokenizer has no end-of-text token: {key}=<text>")
         return ids or [tokenizer.eot]  # type: ignore[list-item]
 
     def example_prompt(self) -> str:
@@ -84,6 +100,8 @@ class Loaded:
 
         Raises ValueError if a setting is out of range, UserError if the tokenizer cannot encode the prompt.
         """
+        if not self.model.generates:
+            raise UserError(f"{self.name} is a classifier, and writes no text")
         sampler = make_sampler(
             temperature=0.0 if greedy else temperature,
             top_k=top_k,
@@ -100,8 +118,24 @@ class Loaded:
         )
         return "".join(new_text for _, new_text in pieces)
 
+    @torch.inference_mode()
+    def classify(self, texts: Sequence[str]) -> list[dict[str, float]]:
+        """The probability of each label, for each text. A text longer than the context loses its end.
 
-def restored(config: build.Config, vocab_size: int, weights: dict[str, Tensor]) -> LanguageModel:
+        Raises UserError if the model is no classifier, or the tokenizer cannot encode a text.
+        """
+        if not isinstance(self.model, GPTClassifier):
+            raise UserError(f'{self.name} is no classifier: gptlab generate checkpoint={self.name} prompt="..."')
+        device, n = self.model.device, self.model.context_length
+        rows = [torch.tensor(self.prompt_ids(text, key="text")[:n], device=device) for text in texts]
+        lengths = torch.tensor([*map(len, rows)], device=device)
+        logits = self.model(pad_sequence(rows, batch_first=True), lengths=lengths)  # (B, n_labels)
+        return [dict(zip(self.model.labels, row, strict=True)) for row in logits.float().softmax(dim=-1).tolist()]
+
+
+def restored(
+    config: build.Config, vocab_size: int, weights: dict[str, Tensor], *, adapter: LoRA | None = None
+) -> LanguageModel:
     """The model that a configuration describes, with these tensors themselves as its weights, in float32.
 
     Of names that share a tensor, the first is enough. Raises RuntimeError if names or shapes differ.
@@ -109,6 +143,8 @@ def restored(config: build.Config, vocab_size: int, weights: dict[str, Tensor]) 
     model = build.meta_model(config, vocab_size)
     if {name for name, _ in model.named_buffers()} - model.state_dict().keys():  # computed by the constructor
         model = build.model(config, vocab_size)
+    if adapter is not None:
+        adapter.apply(model)
     tied = tied_parameters(model)
     weights = {name: weight.float() if weight.is_floating_point() else weight for name, weight in weights.items()}
     shared = {name: weights[first] for name, first in tied.items() if first in weights}

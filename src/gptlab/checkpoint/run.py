@@ -8,8 +8,10 @@ from typing import Any
 import torch
 from hydra.utils import get_object
 
+from gptlab import build
+from gptlab.checkpoint.adapted import FindBase, adapted
 from gptlab.checkpoint.compatibility import upgraded_state
-from gptlab.checkpoint.loaded import Loaded, restored
+from gptlab.checkpoint.loaded import Adapter, Loaded, restored
 from gptlab.checkpoint.trust import check_trusted
 from gptlab.errors import UserError
 
@@ -27,19 +29,26 @@ def find_checkpoint(run_dir: Path) -> Path | None:
     return next(filter(Path.is_file, paths), None)
 
 
-def load_file(path: Path, name: str, trust: Sequence[str]) -> Loaded:
+def load_file(path: Path, name: str, trust: Sequence[str], find_base: FindBase) -> Loaded:
     """The model of a .ckpt file, or UserError; `name` is what the user wrote, `trust` packages that may be run."""
     checkpoint = read_checkpoint(path)
     ours = checkpoint["gptlab"]
     config = ours["config"]
     try:
-        check_trusted([config["model"], config["tokenizer"]], trust, where=str(path))
+        template = (config.get("data") or {}).get("template")
+        check_trusted([config["model"], config["tokenizer"], config.get("adapter"), template], trust, where=str(path))
         state = checkpoint["state_dict"]
         weights = {key.removeprefix(WEIGHTS_PREFIX): state[key] for key in state if key.startswith(WEIGHTS_PREFIX)}
         validation = {key.replace("/", "_"): value for key, value in ours["metrics"].items() if key.startswith("val/")}
         training = {"steps": checkpoint["global_step"], "tokens": ours["tokens"], "seconds": ours["clock"]["seconds"]}
         tokenizer = get_object(config["tokenizer"]["_target_"]).from_state(ours["tokenizer"])
-        model = restored(config, ours["vocab_size"], weights)
+        adapter = None
+        if "adapter" in config:
+            base = find_base(name, config["init_from"], ours["base_fingerprint"])
+            model = adapted(config, ours["vocab_size"], weights, base)
+            adapter = Adapter(weights, base=base.name, base_fingerprint=ours["base_fingerprint"])
+        else:
+            model = restored(config, ours["vocab_size"], weights)
         for key, parameter in model.named_parameters():
             if not parameter.sum().isfinite():
                 raise ValueError(f"the weight {key} holds nan or infinity")
@@ -47,7 +56,8 @@ def load_file(path: Path, name: str, trust: Sequence[str]) -> Loaded:
         reason = (str(error).splitlines() or [""])[0]
         raise UserError(f"{path} cannot be loaded: {reason}") from None
     known = {key: value for key, value in {**training, **validation}.items() if value is not None}
-    return Loaded(model, tokenizer, config, path, name, known, prompt=ours.get("prompt") or "")
+    prompt, template = ours.get("prompt") or "", build.construct(template, key="data.template")
+    return Loaded(model, tokenizer, config, path, name, known, prompt, adapter, template)
 
 
 def read_checkpoint(path: Path) -> dict[str, Any]:

@@ -114,8 +114,9 @@ def _with_directories(arguments: list[str]) -> Iterator[str]:
 def _read(directory: Path) -> Run:
     config = read_config(directory)
     metrics = {name: np.array(values) for name, values in read_metrics(directory / METRICS).items()}
-    is_causal = read_summary(directory).get("causal", True)
-    return Run(directory, dict(build.flatten(config)) if config is not None else None, metrics, is_causal)
+    summary = read_summary(directory)
+    is_causal, unit = summary.get("causal", True), summary.get("unit", "token")
+    return Run(directory, dict(build.flatten(config)) if config is not None else None, metrics, is_causal, unit)
 
 
 def _column(metric: str | None, runs: list[Run], different: str) -> str:

@@ -2,6 +2,7 @@
 
 import logging
 import os
+import re
 import signal
 import sys
 from collections.abc import Callable, Sequence
@@ -40,7 +41,7 @@ def compose(overrides: Sequence[str] = (), *, config_dir: str | Path | None = No
     Raises:
         UserError: on a key, a choice or a value that is not possible.
     """
-    words = quote_free_text(with_implied_choices(list(overrides)))
+    words = quote_free_text(with_implied_choices([as_choice(override) for override in overrides]))
     if config_dir is not None:
         words.append(f"hydra.searchpath=[file://{Path(config_dir).expanduser().absolute()}]")
     GlobalHydra.instance().clear()
@@ -79,7 +80,8 @@ def run_command(task: Callable[[DictConfig], int], arguments: list[str], *, conf
     if FULL_ERROR not in os.environ:  # without it, Hydra prints its errors instead of raising them
         os.environ |= {FULL_ERROR: "1", FULL_ERROR_IS_OURS: "1"}
     try:
-        words = quote_free_text(with_implied_choices(arguments) if config_name == "train" else arguments)
+        words = [as_choice(argument) for argument in arguments]
+        words = quote_free_text(with_implied_choices(words) if config_name == "train" else words)
         words.sort(key=lambda word: word.startswith("~") or ("=" in word and not word.startswith("-")))  # flags first
         _check_flags(words, config_name)
         sys.argv = [typed[0], *words]
@@ -105,6 +107,11 @@ def with_implied_choices(arguments: list[str]) -> list[str]:
     if "resume" in keys and "resume=auto" not in arguments:
         return [f"++{argument}" if argument.startswith("data.path=") else argument for argument in arguments]
     return ["data=text", *arguments]
+
+
+def as_choice(argument: str) -> str:
+    """`data.template=alpaca` names a file of the group data/template, as `data/template=alpaca` does."""
+    return re.sub(r"^data\.template=(?=\w)", "data/template=", argument)
 
 
 def status_and_line(result: int | Exception, config_name: str, arguments: list[str]) -> tuple[int, str]:

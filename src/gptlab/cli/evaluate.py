@@ -1,6 +1,6 @@
-"""`gptlab evaluate`: the exact loss of a text, or tasks of lm-evaluation-harness. Imports no Lightning.
+"""`gptlab evaluate`: the exact loss of a text, answers to instructions, or tasks of lm-evaluation-harness.
 
-The result is JSON on standard output. The table for people goes to standard error.
+Imports no Lightning. The result is JSON on standard output. The table for people goes to standard error.
 """
 
 import json
@@ -19,18 +19,24 @@ from gptlab import build
 from gptlab.arguments import NonNegative, Positive
 from gptlab.checkpoint import Loaded
 from gptlab.checkpoint.trust import check_trusted
+from gptlab.cli import answers
 from gptlab.cli.compose import run_command
 from gptlab.cli.free_text import key_of, texts
 from gptlab.cli.load import load_or_newest
 from gptlab.cli.progress import progress_line, show_pieces
 from gptlab.cli.report import shortened
+from gptlab.data.base import Data
 from gptlab.data.corpus import load_corpus
+from gptlab.data.instructions import Instructions
 from gptlab.data.text_windows import TextWindows
 from gptlab.data.windows import EvalWindows
 from gptlab.errors import UserError
 from gptlab.evaluation.loss import running_loss
 from gptlab.generation.preparation import PRECISIONS
 from gptlab.training.devices import check_weights_precision, device_type
+
+OF_TEXTS = ("stride", "val_fraction")
+"""What evaluate.yaml sets of its data: other kinds of data have no such settings."""
 
 
 @dataclass(frozen=True)
@@ -39,6 +45,7 @@ class EvaluationSettings:
 
     checkpoint: str | None
     trust: str | list[str] | None
+    base: str | None
     stride: int | None
     batch_size: Positive
     precision: Literal[32, "bf16"]
@@ -46,6 +53,9 @@ class EvaluationSettings:
     task: str | list[str] | None
     num_fewshot: NonNegative | None
     limit: int | float | None
+    split: Literal["train", "val", "test", "all"]
+    max_new_tokens: Positive
+    to: str | None
 
     def __post_init__(self) -> None:
         if self.limit is not None and (self.limit <= 0 or (self.limit > 1 and self.limit != int(self.limit))):
@@ -64,13 +74,18 @@ def evaluate(cfg: DictConfig) -> int:
     names_text = cfg.task is None and not OmegaConf.is_missing(cfg.data, "path")
     for key in map(key_of, HydraConfig.get().overrides.task):
         if key.partition(".")[0] == "data" and not names_text:
-            raise UserError(f"{key} belongs to a text that data.path=<text> names, without task=: leave {key} out")
+            raise UserError(f"{key} goes with data.path=<text or table>, without task=: name one, or leave {key} out")
     config = build.resolve(OmegaConf.masked_copy(cfg, [str(key) for key in cfg if key != "data" or names_text]))
-    text = build.part({"data": config.pop("data")}, "data") if names_text else None
+    node = config.pop("data", {})
+    if "template" in node:
+        node = {name: value for name, value in node.items() if name not in OF_TEXTS}
+    data = build.part({"data": node}, "data") if names_text else None
     settings = build.settings_of(EvaluationSettings, config)
+    if settings.to is not None:
+        answers.check_free(settings.to)
     device = device_type(settings.accelerator, key="accelerator")
     check_weights_precision(settings.precision, device)
-    result = _run_tasks(settings, device) if settings.task else _measure(text, settings, device)
+    result = _run_tasks(settings, device) if settings.task else _measure(data, node, settings, device)
     print(json.dumps(json.loads(json.dumps(result), parse_constant=lambda nan: None), indent=2))  # JSON has no nan
     return 0
 
@@ -80,7 +95,7 @@ main = partial(run_command, evaluate, config_name="evaluate")
 
 def _load(settings: EvaluationSettings, device: str) -> tuple[Loaded, dict[str, Any]]:
     """The model, on the device that computes, and what the result says of it."""
-    loaded = load_or_newest(settings.checkpoint, trust=settings.trust)
+    loaded = load_or_newest(settings.checkpoint, trust=settings.trust, base=settings.base)
     loaded.needed_tokenizer()
     loaded.model.to(device, PRECISIONS[str(settings.precision)])
     return loaded, {
@@ -92,13 +107,30 @@ def _load(settings: EvaluationSettings, device: str) -> tuple[Loaded, dict[str, 
     }
 
 
-def _measure(text: TextWindows | None, settings: EvaluationSettings, device: str) -> dict[str, Any]:
-    """The exact loss of a text, or else of the run's own validation text, with all that it depends on."""
+def _measure(data: Data | None, node: build.Config, settings: EvaluationSettings, device: str) -> dict[str, Any]:
+    """What is measured of the named data, or else of the run's own, with all that it depends on."""
     loaded, about_model = _load(settings, device)
-    if text is not None:
-        stride, context_length = text.stride, loaded.model.context_length
-    else:
-        text, stride, context_length = _own_text(loaded, settings), settings.stride, loaded.config["context_length"]
+    is_own = data is None
+    if data is None:
+        data = _own_data(loaded, settings)
+    elif isinstance(data, Instructions):
+        typed = {key_of(one).replace("/", ".") for one in HydraConfig.get().overrides.task}
+        data = answers.as_trained(node, loaded, typed)
+    if isinstance(data, Instructions):
+        how = {name: getattr(settings, name) for name in ("split", "batch_size", "max_new_tokens", "to")}
+        return {**answers.measure_answers(loaded, data, **how), **about_model}
+    if not isinstance(data, TextWindows):
+        raise UserError(f"{data.name} is neither a text nor instructions: name one with data.path=<text>")
+    if settings.to is not None:
+        raise UserError(f"to={settings.to} is for answers to instructions: leave it out")
+    return {**_measure_text(data, loaded, settings, is_own=is_own), **about_model}
+
+
+def _measure_text(text: TextWindows, loaded: Loaded, settings: EvaluationSettings, *, is_own: bool) -> dict[str, Any]:
+    """The exact loss of a text, or of the run's own validation text."""
+    stride, context_length = text.stride, loaded.model.context_length
+    if is_own:
+        stride, context_length = settings.stride, loaded.config["context_length"]
     stride = stride or context_length
     corpus = load_corpus(text, loaded.needed_tokenizer(), cache_dir=text.cache_dir, progress=show_pieces)
     start, stop = text.evaluated(corpus)
@@ -134,21 +166,17 @@ def _measure(text: TextWindows | None, settings: EvaluationSettings, device: str
         "val_fraction": text.val_fraction,
         "stride": stride,
         "context_length": context_length,
-        **about_model,
         "seconds": round(seconds, 3),
         "tokens_per_second": round(loss.count / seconds, 1),
     }
 
 
-def _own_text(loaded: Loaded, settings: EvaluationSettings) -> TextWindows:
-    """The text of the run, as its configuration builds it, if its class is gptlab's or trusted."""
-    if "data" not in loaded.config:
+def _own_data(loaded: Loaded, settings: EvaluationSettings) -> Data:
+    """The data of the run, as its configuration builds them, if their class is gptlab's or trusted."""
+    if "_target_" not in loaded.config.get("data", {}):
         raise UserError(f"data.path is missing: {loaded.name} has no text of its own, name one with data.path=<text>")
     check_trusted(loaded.config["data"], texts(settings.trust), where=str(loaded.path))
-    data = build.part(loaded.config, "data")
-    if not isinstance(data, TextWindows):
-        raise UserError(f"{loaded.name} was trained on {data.name}, which is no text: name one with data.path=<text>")
-    return data
+    return build.part(loaded.config, "data")
 
 
 def _run_tasks(settings: EvaluationSettings, device: str) -> dict[str, Any]:

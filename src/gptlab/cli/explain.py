@@ -95,7 +95,7 @@ def explain(error: Exception, config_name: str, arguments: list[str]) -> str | N
 
 def _no_such_choice(group: str, choice: str, options: list[str]) -> str:
     there_are = f"there are {', '.join(sorted(options))}"
-    if f"{group}/".startswith("data/") and (Path(choice).suffix or group != "data"):
+    if f"{group}/".startswith("data/") and (Path(choice).suffix or not (CONF / group).is_dir()):
         path = f"{group}/{choice}".removeprefix("data/")
         return f"data={path}: data is chosen by name ({there_are}); for a file write data.path={path}"
     folder, name = group.partition("/")[0], Path(choice)

@@ -18,11 +18,13 @@ from gptlab.sweep.space import CASE
 
 FREE_TEXT = {
     *("prompt", "stop", "checkpoint", "resume", "resume_sweep", "run_dir", "to", "init_from", "task", "runs", "ngram"),
+    *("text", "path"),
     *("hydra.sweeper.ngram", "callbacks.samples.prompt", "callbacks.attention.prompt", "data.path", "data.cache_dir"),
+    "base",
 }
-REPEATABLE = {"prompt", "stop", "task", "runs"}
+REPEATABLE = {"prompt", "stop", "task", "runs", "text"}
 """Given several times, these make a list; any other key's last value counts."""
-NEVER_NULL = {"prompt", "runs"}
+NEVER_NULL = {"prompt", "runs", "text"}
 """Here `null` is a text like any other, because they must have one."""
 
 

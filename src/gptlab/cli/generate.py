@@ -45,6 +45,7 @@ class GenerationSettings:
     interactive: bool
     checkpoint: str | None
     trust: str | list[str] | None
+    base: str | None
     max_new_tokens: Positive
     temperature: float
     top_k: int | None
@@ -74,7 +75,7 @@ def generate(cfg: DictConfig) -> int:
     settings = build.settings_of(GenerationSettings, build.resolve(cfg))
     device = device_type(settings.accelerator, key="accelerator")
     check_weights_precision(settings.precision, device)
-    loaded = load_or_newest(settings.checkpoint, trust=settings.trust)
+    loaded = load_or_newest(settings.checkpoint, trust=settings.trust, base=settings.base)
     _set_context(loaded.model, settings.context_length)
     written = [prompt for prompt in texts(settings.prompt) for _ in range(settings.num_samples)]
     ids = [] if settings.interactive else [loaded.prompt_ids(text) for text in written]
@@ -84,7 +85,8 @@ def generate(cfg: DictConfig) -> int:
     build.settings_of(prepare_for_inference, {"model": loaded.model, **how})
     generator = torch.Generator(device).manual_seed(settings.seed)
     if settings.interactive:
-        return Terminal(Chat(loaded.model, loaded.needed_tokenizer()), settings, generator).run()
+        turn = loaded.template.turn if loaded.template is not None else None
+        return Terminal(Chat(loaded.model, loaded.needed_tokenizer(), turn), settings, generator).run()
 
     pieces = continue_texts(
         loaded.model,
@@ -135,6 +137,9 @@ def _tell(loaded: Loaded, settings: GenerationSettings, *, longest: int) -> None
         "this model has no KV cache: each token recomputes the whole text, which is slow": model.new_cache() is None,
         f"its text is poor: {trained}": not model.causal,
         "greedy: all samples of a prompt are the same": settings.num_samples > 1 and is_greedy,
+        "it was trained to answer: interactive=true writes a prompt into its template": (
+            loaded.template is not None and not settings.interactive
+        ),
         "compiling: that takes half a minute or more": settings.compile,
         f"a prompt has {longest:,} tokens: the model sees the last {context:,} of them": longest > context,
     }

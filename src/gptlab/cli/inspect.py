@@ -30,6 +30,7 @@ class InspectionSettings:
     prompt: str
     checkpoint: str | None
     trust: str | list[str] | None
+    base: str | None
     to: str | None
     top_k: int
     accelerator: str
@@ -43,7 +44,7 @@ def run_inspect(cfg: DictConfig) -> int:
     """Run the model over the prompt, write the directory, and print where it is."""
     settings = build.settings_of(InspectionSettings, build.resolve(cfg))
     device = device_type(settings.accelerator, key="accelerator")
-    loaded = load_or_newest(settings.checkpoint, trust=settings.trust)
+    loaded = load_or_newest(settings.checkpoint, trust=settings.trust, base=settings.base)
     ids = _encode(loaded, settings.prompt)
     to = settings.to if settings.to is not None else _place(loaded, settings.prompt)
     directory = absolute(to)

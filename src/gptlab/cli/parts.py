@@ -15,10 +15,12 @@ from lightning.fabric.utilities.exceptions import MisconfigurationException
 
 from gptlab import build
 from gptlab.checkpoint import Loaded
+from gptlab.checkpoint.adapted import fingerprint_of
 from gptlab.cli.load import initial_model
 from gptlab.cli.progress import show_pieces
 from gptlab.data.module import DataModule
 from gptlab.errors import UserError
+from gptlab.model import LanguageModel
 from gptlab.tokenizer import Tokenizer
 from gptlab.training import device_check, devices
 from gptlab.training.module import TrainingModule
@@ -66,12 +68,16 @@ def training_module(config: build.Config, data: DataModule, *, start: Loaded | N
         data: of the same configuration; its tokenizer decides the vocabulary.
         start: weights to start from, as `gptlab.load` returns them.
     """
-    prepared, vocab_size = data.data, data.data.tokenizer.vocab_size
+    prepared = data.data
+    if prepared.labels is not None:  # known only now
+        if (given := config["model"].get("labels")) not in (None, prepared.labels):
+            raise UserError(f"model.labels={given}: {prepared.name} has {prepared.labels}; leave it out")
+        config = {**config, "model": {**config["model"], "labels": prepared.labels}}
     if config["trainer"].get("limit_val_batches", 1.0) != 1.0:  # of the validated part it is not known
         prepared = replace(prepared, val_bytes_per_token=None)
-    torch.manual_seed(config["seed"])
-    return TrainingModule(
-        model=initial_model(start, config, prepared.tokenizer) if start else build.model(config, vocab_size),
+    model, base_fingerprint = _model(config, prepared.tokenizer, start)
+    module = TrainingModule(
+        model=model,
         objective=build.part(config, "objective"),
         optimizer=build.optimizer(config),
         schedule=build.part(config, "schedule"),
@@ -83,6 +89,22 @@ def training_module(config: build.Config, data: DataModule, *, start: Loaded | N
         grad_clip=config["grad_clip"],
         on_nonfinite=config["on_nonfinite"],
     )
+    module.base_fingerprint = base_fingerprint
+    return module
+
+
+def _model(config: build.Config, tokenizer: Tokenizer, start: Loaded | None) -> tuple[LanguageModel, str | None]:
+    """The model with its first weights, and the fingerprint of those under an adapter; None if there is no adapter."""
+    torch.manual_seed(config["seed"])
+    base_fingerprint = fingerprint_of(start) if start is not None and "adapter" in config else None
+    model = initial_model(start, config, tokenizer) if start else build.model(config, tokenizer.vocab_size)
+    if base_fingerprint is None:
+        model.tune(config["tune"])
+        return model, None
+    build.settings_of(build.part(config, "adapter").apply, {"model": model}, "adapter")
+    if not model.generates:
+        model.head.requires_grad_(True)  # a classifier's head is new
+    return model, base_fingerprint
 
 
 def trainer(config: build.Config, callbacks: list[L.Callback]) -> L.Trainer:

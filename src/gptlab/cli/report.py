@@ -32,11 +32,15 @@ def report(result: "RunResult", module: "TrainingModule", run_dir: Path) -> None
         log.info("  %s", command_line("train", resume=place, **result.resume_with))
     if summary["last_checkpoint"] is None:
         return
-    foreign = packages_of({name: config[name] for name in ("model", "tokenizer")})
+    foreign = packages_of({name: config.get(name) for name in ("model", "tokenizer", "adapter")})
     trust = {"trust": foreign[0] if len(foreign) == 1 else f"[{','.join(foreign)}]"} if foreign else {}
     log.info("\nnext:")
-    log.info("  %s", command_line("generate", checkpoint=place, prompt=prompt, **trust))
-    log.info("  %s", command_line("inspect", checkpoint=place, prompt=prompt, **trust))
+    key, answers = ("text", {}) if "labels" in config["model"] else ("prompt", {})
+    if "template" in config["data"]:
+        answers = {"interactive": "true"}
+    for command in ("classify",) if key == "text" else ("generate", "inspect"):
+        how = answers if command == "generate" else {}
+        log.info("  %s", command_line(command, checkpoint=place, **{key: prompt}, **how, **trust))
     log.info("  tensorboard --logdir %s", "outputs" if Path(place).parts[:1] == ("outputs",) else shlex.quote(place))
     if is_finished:
         log.info("  %s", command_line("train", resume=place, max_steps=2 * summary["steps"]))
@@ -56,18 +60,23 @@ def counted(n: int, what: str) -> str:
 
 
 def _log_table(summary: dict[str, Any], place: str) -> None:
-    nats, at_step = "{:.4f} nats per token", f"at step {summary['best_step'] or 0:,} (generate takes this one)"
+    unit = summary["unit"]
+    nats, at_step = f"{{:.4f}} nats per {unit}", f"at step {summary['best_step'] or 0:,} (commands take this one)"
+    low, high = summary.get("test_accuracy_interval") or (0, 0)
+    interval = f"{{:.2%}} of {summary.get('test_texts', 0):,} texts, 95 % interval {low:.2%} to {high:.2%} (best.ckpt)"
     rows = {
         summary["status"]: ("{:,} steps", summary["steps"]),
         "parameters": ("{:,}", summary["parameters"]),
-        "tokens": ("{:,}", summary["tokens"]),
+        f"{unit}s": ("{:,}", summary["tokens"]),
         "time": ("{0[0]} min {0[1]} s", divmod(round(summary["seconds"]), 60)),
-        "speed": ("{:,.0f} tokens/s", summary["tokens_per_second"]),
+        "speed": (f"{{:,.0f}} {unit}s/s", summary["tokens_per_second"]),
         "train loss": (nats, summary["train_loss"]),
         "val loss": (nats, summary["val_loss"]),
         "best val loss": (f"{{:.4f}} {at_step}", summary["best_val_loss"]),
         "perplexity": ("{:.2f}", summary["val_perplexity"]),
         "bits per byte": ("{:.4f}", summary["val_bits_per_byte"]),
+        "val accuracy": ("{:.2%}", summary.get("val_accuracy")),
+        "test accuracy": (interval, summary.get("test_accuracy")),
         "run directory": ("{}", place),
     }
     log.info("")

@@ -28,6 +28,7 @@ CHANGEABLE = (
 )
 """Keys and whole groups that leave what is trained alone."""
 OF_THE_COMMAND = ("run_dir", "resume", "resume_sweep", "trust")
+OF_THE_DATA = "model.labels"
 
 
 def state_to_resume(config: Config, stack: ExitStack) -> ResumeState:
@@ -123,14 +124,17 @@ def resumed_config(state: ResumeState, composed: Config, overrides: Sequence[str
         raise UserError(f"resume={state.run_dir}: config.yaml is damaged and nothing was saved; start the run over")
     own, is_automatic = upgraded(written), composed["resume"] == AUTO
     for key, then, now in _differences(upgraded(stored or written), own):
+        if key == "init_from" and "adapter" in own:  # the weights under it have moved
+            continue
         raise UserError(f"{state.checkpoint} is of another run: its {key} is {then}, and {now} in config.yaml")
     config = {**composed, **own}  # a run of an older version gets today's value of a newer setting
-    decided = () if config["init_from"] is None else ("init_from", "model", "tokenizer")  # by the weights
+    decided = () if config["init_from"] is None else ("init_from", "model", "tokenizer", "data.template")  # by weights
     for key, then, now in _differences(own, composed) if is_automatic else ():
-        if key.partition(".")[0] not in decided:
+        if not key.startswith((*decided, OF_THE_DATA)):
             raise UserError(f"resume=auto: {key} was {then} when this run began, and is {now} now")
     for key in map(key_of, overrides):
-        if _can_change(key):
+        moves = key == "init_from" and "adapter" in config and not is_automatic
+        if _can_change(key) or moves:
             _copy(key, composed, config)
         elif not is_automatic and key not in ("resume", "trust"):
             can_change = ", ".join(CHANGEABLE)

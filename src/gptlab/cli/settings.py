@@ -7,7 +7,7 @@ from typing import Literal
 from gptlab import build
 from gptlab.arguments import NonNegative, Positive
 from gptlab.errors import UserError
-from gptlab.model.base import check_model
+from gptlab.model.base import Tune, check_model
 
 STAND_IN_VOCABULARY = 1000
 NODES = ("data", "tokenizer", "model", "objective", "optimizer", "schedule", "trainer")
@@ -42,6 +42,7 @@ class TrainSettings:
     resume: str | None
     resume_sweep: str | None
     init_from: str | None
+    tune: Tune
     trust: str | list[str] | None
 
     def __post_init__(self) -> None:
@@ -56,15 +57,15 @@ class TrainSettings:
 
 def settings(config: build.Config) -> TrainSettings:
     """The root scalars, checked."""
-    scalars = config.keys() - {*NODES, *build.LATE_GROUPS}
+    scalars = config.keys() - {*NODES, "adapter", *build.LATE_GROUPS}
     return build.settings_of(TrainSettings, {key: config[key] for key in sorted(scalars)})
 
 
-def check(config: build.Config) -> TrainSettings:
+def check(config: build.Config, *, decided: bool = False) -> TrainSettings:
     """Check everything that can be known before data is read or Lightning imported.
 
     The tokenizer is trained on nothing, unless it may come with weights. The model is built without memory, for a
-    stand-in vocabulary.
+    stand-in vocabulary; what its adapter needs is known if the weights of `init_from` have decided its sizes.
 
     Raises:
         UserError: naming the key, what it got, and what it wants.
@@ -82,10 +83,21 @@ def check(config: build.Config) -> TrainSettings:
     if model.context_length < checked.context_length:
         n_positions, wanted = model.context_length, checked.context_length
         raise UserError(f"model.context_length={n_positions} is less than context_length={wanted}")
+    build.settings_of(model.tune, {"what": checked.tune})
+    if "adapter" in config:
+        adapter = build.part(config, "adapter")
+        if checked.init_from is None:
+            raise UserError("an adapter needs weights to stand beside: name them with init_from=<run, directory, id>")
+        if decided:
+            build.settings_of(adapter.places, {"model": model}, "adapter")
     build.optimizer(config)(model)
     build.part(config, "schedule")(0)
-    build.part(config, "objective")
-    build.part(config, "data")
+    units = {group: getattr(build.part(config, group), "unit", "token") for group in ("objective", "data")}
+    if units["objective"] != units["data"] or model.generates != (units["data"] != "text"):
+        kind = "continues texts" if model.generates else "classifies texts"
+        kinds = f"objective is for {units['objective']}s, data has {units['data']}s and model {kind}"
+        advice = "to classify, experiment=classify; to learn from preferences, objective=dpo data=preferences"
+        raise UserError(f"{kinds}, which does not fit together ({advice})")
     return checked
 
 

@@ -62,7 +62,7 @@ def train(cfg: DictConfig) -> int:
 
         start, config = starting_weights(config, state.checkpoint, overrides)
         if start is not None:
-            check(config)  # again: the weights have decided parts of the model
+            check(config, decided=True)  # again: the weights have decided parts of the model
         data = parts.data_module(config, tokenizer=start.tokenizer if start is not None else None)
         if state.checkpoint is not None:
             check_same_text(state, data.data)
@@ -129,11 +129,13 @@ def _announce(module: "TrainingModule", hardware: devices.Hardware, start: Loade
         log.info("resuming from step %s of %s", f"{state.steps:,}", f"{module.config['max_steps']:,}")
     elif start is not None:
         log.info("starting from %s, with %s positions (context_length)", start.name, f"{module.model.context_length:,}")
-    if not module.model.causal:
+    if module.model.generates and not module.model.causal:
         log.warning(
             "this model is not causal: each position sees the token that it is asked for, so its loss is not comparable"
         )
-    log.info("%s parameters on %s, precision %s", f"{n_parameters:,}", ranks, hardware.precision)
+    n_trainable = sum(parameter.numel() for parameter in module.model.parameters() if parameter.requires_grad)
+    trainable = f" ({n_trainable:,} of them train)" if n_trainable < n_parameters else ""
+    log.info("%s parameters%s on %s, precision %s", f"{n_parameters:,}", trainable, ranks, hardware.precision)
     log.info("run directory %s", shortened(Path(module.config["run_dir"])))
 
 

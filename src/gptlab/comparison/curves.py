@@ -33,8 +33,8 @@ MARKED = 30
 LEAST_SPAN = 0.02
 """Height of the picture at least, as a share of the values: smaller differences are noise."""
 Y_LABELS = {
-    "train/loss": "training loss, nats per token",
-    "val/loss": "validation loss, nats per token",
+    "train/loss": "training loss, nats per {unit}",
+    "val/loss": "validation loss, nats per {unit}",
     "val/perplexity": "validation perplexity",
     BITS_PER_BYTE: "validation loss, bits per byte",
 }
@@ -200,7 +200,9 @@ def draw(
             entry = f"{len(lines) - rank} more" if rank == len(NAMED) else "_"  # matplotlib leaves this one out
             axes.plot(line.x, line.mean, color=OTHERS, linewidth=THIN, label=entry, zorder=2)
     axes.set_xlabel({"steps": "optimizer steps"}.get(over, over))
-    axes.set_ylabel(Y_LABELS.get(column, column) + (f", mean of {window} steps" if window > 1 else ""))
+    units = " or ".join(sorted({run.unit for line in lines for run in line.runs}))
+    what = Y_LABELS.get(column, column).format(unit=units)
+    axes.set_ylabel(what + (f", mean of {window} steps" if window > 1 else ""))
     axes.set_xlim(0, 1.03 * max(its.x[-1] for line in lines for its in (line, *line.members)) or None)
     axes.xaxis.set_major_formatter(lambda value, _: short(value))
     axes.ticklabel_format(axis="y", style="plain", useOffset=False)

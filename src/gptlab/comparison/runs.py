@@ -36,12 +36,14 @@ class Run:
         settings: its configuration by dotted key; None if config.yaml is missing or damaged.
         metrics: the columns of metrics.csv; nan for a step without a value.
         is_causal: whether a token sees only itself and earlier tokens; the loss says little otherwise.
+        unit: what its loss is averaged over.
     """
 
     directory: Path
     settings: dict[str, Any] | None
     metrics: dict[str, np.ndarray]
     is_causal: bool = True
+    unit: str = "token"
 
     def has(self, column: str) -> bool:
         """Whether it has a value of this metric."""

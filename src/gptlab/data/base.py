@@ -12,6 +12,7 @@ from typing import NamedTuple, Protocol
 
 import numpy as np
 
+from gptlab.data.template import Template
 from gptlab.objective import Batch
 from gptlab.tokenizer import Tokenizer
 
@@ -56,6 +57,8 @@ class PreparedData:
     test: Examples | None
     val_bytes_per_token: float | None  # UTF-8 bytes per validation target; None if they mean nothing or are not known
     prompt: str  # a few words of the validation data, for samples and for commands to paste
+    labels: list[str] | None = None  # what a classifier's outputs mean; None for a language model
+    template: Template | None = None  # how a prompt is written for the model; None if it is the beginning of a text
 
 
 class Data(ABC):
@@ -63,6 +66,7 @@ class Data(ABC):
 
     name: str  # what messages call the data
     num_workers: int  # processes that gather training batches; 0 for none
+    unit: str = "token"  # that of the objective that it is for
 
     @abstractmethod
     def prepare(

@@ -1,6 +1,6 @@
 """A conversation: keys and values of all earlier turns are kept."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 
 from gptlab.generation.decoding import Decoder
@@ -16,11 +16,16 @@ class Chat:
     The model sees exactly what was shown: an answer that is stopped, by a stop string or by the reader, ends there for
     the model too. Each turn starts a new line if the tokenizer has one. When the conversation has filled the context,
     the model continues from the last half of it.
+
+    `turn(prompt, is_first)` writes a prompt in the form that the model was trained on.
     """
 
-    def __init__(self, model: LanguageModel, tokenizer: Tokenizer) -> None:
+    def __init__(
+        self, model: LanguageModel, tokenizer: Tokenizer, turn: Callable[[str, bool], str] | None = None
+    ) -> None:
         self._model = model
         self._tokenizer = tokenizer
+        self._turn = turn
         self._decoder: Decoder | None = None
 
     def reset(self) -> None:
@@ -55,14 +60,15 @@ class Chat:
 
     def _listen(self, prompt: str) -> Decoder:
         """The decoder, with the prompt appended to the conversation."""
+        written = self._turn(prompt, self._decoder is None) if self._turn is not None and prompt else prompt
         if self._decoder is None:
-            ids = self._tokenizer.encode(prompt)
+            ids = self._tokenizer.encode(written)
             if not ids and self._tokenizer.eot is not None:
                 ids = [self._tokenizer.eot]  # an empty prompt begins a document
             self._decoder = Decoder(self._model, [ids])
         elif prompt:
             try:
-                ids = self._tokenizer.encode("\n" + prompt)
+                ids = self._tokenizer.encode("\n" + prompt if self._turn is None else written)
             except ValueError:  # a closed vocabulary may lack the line break alone
                 ids = self._tokenizer.encode(prompt)
             self._decoder.extend([ids])

@@ -5,15 +5,18 @@ may lack have a default here: a KV cache, attention weights to show, learned pos
 """
 
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import Any
+from hashlib import sha256
+from operator import itemgetter
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 
 from gptlab.model.cache import KVCache
 
+Tune = Literal["all", "last_block", "head"]
 Reduce = Callable[[Tensor, nn.Module], Any]
 """`reduce(hidden, head)`: hidden states (B, T, C) and the head, to whatever the caller wants instead of all logits."""
 
@@ -44,6 +47,7 @@ class LanguageModel(nn.Module):
         vocab_size: V.
         causal: whether a position sees only itself and earlier ones. The loss of a model that is not causal is no
             language model's: each position sees the token that it is asked for.
+        generates: whether it continues text. A classifier does not: its forward is `forward(tokens, *, lengths)`.
         fixed_by_weights: constructor arguments that the weights decide: a run that starts from weights takes them over.
     """
 
@@ -52,6 +56,7 @@ class LanguageModel(nn.Module):
     context_length: int
     vocab_size: int
     causal: bool = True
+    generates: bool = True
     fixed_by_weights: tuple[str, ...] = ()
 
     def forward(
@@ -109,6 +114,16 @@ class LanguageModel(nn.Module):
         """
         return None
 
+    def tune(self, what: Tune) -> None:
+        """Choose what trains: all weights, the head alone, or the last block, the final norm and the head.
+
+        Raises ValueError if the model has no such part.
+        """
+        if what == "last_block":
+            raise ValueError(f"tune=last_block: {type(self).__name__} has no blocks")
+        self.requires_grad_(what == "all")
+        self.head.requires_grad_(True)
+
     def shorten(self, context_length: int) -> None:
         """Reduce the context in place: learned positions beyond it are cut off."""
         self.context_length = context_length
@@ -125,6 +140,15 @@ class LanguageModel(nn.Module):
         return Captured(hidden=self.trunk(tokens), attention=None)  # (1, T, C)
 
 
+def fingerprint(weights: Iterable[tuple[str, Tensor]]) -> str:
+    """A hash of the names, the shapes and the values of weights."""
+    digest = sha256()
+    for name, weight in sorted(weights, key=itemgetter(0)):
+        digest.update(f"{name}{tuple(weight.shape)}".encode())
+        digest.update(weight.detach().cpu().float().contiguous().numpy().data)
+    return digest.hexdigest()
+
+
 def check_model(model: object) -> None:
     """Raise ValueError, in one sentence, if an object does not keep the contract of `LanguageModel`."""
     kind = type(model).__name__
@@ -135,7 +159,7 @@ def check_model(model: object) -> None:
             raise ValueError(f"{kind} must set self.{name}, of the type {wanted.__name__}")
     if next(model.parameters(), None) is None:
         raise ValueError(f"{kind} has no parameters: there is nothing to train")
-    check_keywords(model, "tokens", "cache", "documents", "reduce")
+    check_keywords(model, "tokens", *(("cache", "documents", "reduce") if model.generates else ("lengths",)))
 
 
 def check_keywords(module: nn.Module, *names: str) -> None:

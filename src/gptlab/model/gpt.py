@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from gptlab.model.attention.base import check_attention, within_documents
-from gptlab.model.base import Captured, LanguageModel
+from gptlab.model.base import Captured, LanguageModel, Tune
 from gptlab.model.block import Block
 from gptlab.model.cache import KVCache
 from gptlab.model.recording import capture
@@ -170,6 +170,14 @@ class GPT(LanguageModel):
             return None
         capacity = self.context_length if capacity is None else capacity
         return KVCache(n_layers=len(blocks), capacity=capacity, padding=padding, dtype=dtype)
+
+    def tune(self, what: Tune) -> None:
+        if what != "last_block" or not self.trunk.blocks:
+            return super().tune(what)
+        self.requires_grad_(False)
+        for part in (self.trunk.blocks[-1], self.trunk.norm, self.head):
+            part.requires_grad_(True)
+        return None
 
     def shorten(self, context_length: int) -> None:
         self.trunk.position_embedding.shorten(context_length)

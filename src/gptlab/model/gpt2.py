@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from gptlab.model.attention.fused import FusedAttention
 from gptlab.model.attention.plain import PlainAttention
 from gptlab.model.block import Block
+from gptlab.model.classifier import GPTClassifier
 from gptlab.model.feed_forward.gelu import GELUFeedForward
 from gptlab.model.feed_forward.gelu_scratch import GELUFeedForwardScratch
 from gptlab.model.gpt import GPT, Trunk
@@ -50,14 +51,16 @@ IN_EACH_BLOCK = (
     Row("mlp.c_proj.bias", "feed_forward.down.bias"),
 )
 HEAD = Row("lm_head.weight", "head.weight")
+SCORE = Row("score.weight", "head.weight")
+"""A classifier's head."""
 PREFIX = "transformer."
-"""In front of all names but the head's; OpenAI's own files have none."""
+"""In front of all names but the heads'; OpenAI's own files have none."""
 
 DERIVED = re.compile(r"h\.\d+\.attn\.(bias|masked_bias)")
 """Causal masks, which old files carry as if they were weights."""
 
 HOLDS = {
-    *(GPT, Trunk, Block, LearnedPositions, PlainAttention, FusedAttention),
+    *(GPT, GPTClassifier, Trunk, Block, LearnedPositions, PlainAttention, FusedAttention),
     *(LayerNorm, LayerNormScratch, GELUFeedForward, GELUFeedForwardScratch),
     *(nn.Embedding, nn.Linear, nn.Dropout, nn.GELU, nn.ModuleList),
 }
@@ -89,6 +92,20 @@ def table(n_layers: int, *, tie_head: bool) -> list[Row]:
     return rows if tie_head else [*rows, HEAD]
 
 
+def table_of(model: GPT) -> list[Row]:
+    """Every tensor of this model."""
+    rows = table(len(model.trunk.blocks), tie_head=model.is_tied)
+    return [*rows[:-1], SCORE] if isinstance(model, GPTClassifier) else rows
+
+
+def labels(config: dict[str, Any]) -> list[str] | None:
+    """The labels in the config.json of a GPT2ForSequenceClassification; None for a language model."""
+    if config.get("architectures") != ["GPT2ForSequenceClassification"]:
+        return None
+    names = config.get("id2label") or {str(number): f"LABEL_{number}" for number in range(2)}  # transformers' default
+    return [str(names[number]) for number in sorted(names, key=int)]
+
+
 def sizes(config: dict[str, Any]) -> dict[str, Any]:
     """The arguments of `GPT` that a config.json decides. ValueError if its arithmetic is not the published GPT-2's."""
     architecture = config.get("model_type") or (config.get("architectures") or ["unnamed"])[0]
@@ -110,9 +127,15 @@ def sizes(config: dict[str, Any]) -> dict[str, Any]:
 
 def config(model: GPT, *, eot: int | None) -> dict[str, Any]:
     """The config.json of a model; `eot` is its end-of-text token."""
+    kind: dict[str, Any] = {"architectures": ["GPT2LMHeadModel"]}
+    if isinstance(model, GPTClassifier):
+        numbers = {label: number for number, label in enumerate(model.labels)}
+        names = {str(number): label for label, number in numbers.items()}
+        kind = {"architectures": ["GPT2ForSequenceClassification"], "id2label": names, "label2id": numbers}
+        kind["pad_token_id"] = eot  # transformers reads the last token that is none of these
     return {
         "model_type": "gpt2",
-        "architectures": ["GPT2LMHeadModel"],
+        **kind,
         **{theirs: model.sizes[ours] for ours, (theirs, _) in SIZES.items()},
         "activation_function": "gelu_new",
         "layer_norm_epsilon": model.trunk.norm.eps,
@@ -132,12 +155,12 @@ def read_weights(model: GPT, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
     a tied head. ValueError names the tensor that is missing, unknown, of a wrong shape or not finite.
     """
     shapes = {name: tuple(parameter.shape) for name, parameter in model.named_parameters()}
-    rows = table(len(model.trunk.blocks), tie_head=model.is_tied)
+    rows = table_of(model)
     as_written = {}  # the name in the file, by the full name
     for name in tensors:
         bare = name.removeprefix(PREFIX)
         if not DERIVED.fullmatch(bare):
-            as_written[bare if bare == HEAD.theirs else PREFIX + bare] = name
+            as_written[bare if bare in (HEAD.theirs, SCORE.theirs) else PREFIX + bare] = name
     unknown = as_written.keys() - {row.theirs for row in rows} - {HEAD.theirs}
     if unknown:
         raise ValueError(f"the tensor {as_written[min(unknown)]} is none of a GPT-2 of this size")
@@ -165,13 +188,20 @@ def misfit(model: nn.Module) -> str | None:
     return None
 
 
-def write_weights(model: GPT) -> dict[str, Tensor]:
-    """The model's weights in GPT-2's layout; ValueError names a module that the layout has no place for."""
+def check_layout(model: nn.Module) -> None:
+    """Raise ValueError if GPT-2's layout has no place for one of the model's modules."""
     if (module := misfit(model)) is not None:
         raise ValueError(f"GPT-2's layout has no place for {module}")
+    if isinstance(model, GPTClassifier) and model.pool != "last":
+        raise ValueError(f"pool={model.pool}: GPT2ForSequenceClassification reads the last token")
+
+
+def write_weights(model: GPT) -> dict[str, Tensor]:
+    """The model's weights in GPT-2's layout; ValueError names a module that the layout has no place for."""
+    check_layout(model)
     weights = dict(model.named_parameters())
     tensors = {}
-    for row in table(len(model.trunk.blocks), tie_head=model.is_tied):
+    for row in table_of(model):
         tensor = weights[row.ours].detach() if row.ours in weights else torch.zeros(3 * model.head.in_features)
         tensors[row.theirs] = (tensor.t() if row.transposed else tensor).contiguous()
     return tensors

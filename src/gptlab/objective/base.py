@@ -33,6 +33,10 @@ class Objective(Protocol):
         metrics: names of further sums, such as "accuracy".
         best_metric: the validation metric that picks best.ckpt, such as "val/loss".
         direction: whether the smallest or the largest value of it is the best.
+        unit: what the loss is averaged over, "text" or "pair"; "token" if there is no such attribute.
+
+    One that measures something before the first step has `prepare(model, data, cache)`, too: the data are prepared
+    (`gptlab.data.base`), and `cache` is a directory for what later runs need not measure again.
     """
 
     metrics: tuple[str, ...]

@@ -1,6 +1,7 @@
 """Predict each next token: the objective of pretraining."""
 
 import math
+from functools import partial
 from typing import Literal
 
 import torch
@@ -25,7 +26,8 @@ On MPS the head's product for 9 x 1024 tokens and 50,304 words (4.6e8 logits) wa
 class NextToken:
     """Cross-entropy in nats, summed over the target tokens.
 
-    A batch is (inputs, targets), both (B, T): `targets[b, t]` is the token that follows `inputs[b, t]`, or -100.
+    A batch is (inputs, targets), both (B, T): `targets[b, t]` is the token that follows `inputs[b, t]`, or -100. If
+    rows hold several documents, a third tensor (B, T) numbers them (see `LanguageModel.forward`).
     """
 
     metrics: tuple[str, ...] = ()
@@ -33,21 +35,22 @@ class NextToken:
     direction: Literal["min", "max"] = "min"
 
     def count(self, batch: Batch) -> Tensor:
-        _, targets = batch
-        return (targets != IGNORED).sum()
+        return (batch[1] != IGNORED).sum()
 
     def summary(self, loss: float) -> dict[str, float]:
         return {"perplexity": perplexity(loss)}
 
     def __call__(self, model: LanguageModel, batch: Batch) -> Loss:
-        inputs, targets = batch
+        inputs, targets, *documents = batch
+        packed = {"documents": documents[0]} if documents else {}
         most_logits = MOST_LOGITS.get(inputs.device.type)
         if most_logits is None:
-            logits = model(inputs)  # (B, T, V)
+            logits = model(inputs, **packed)  # (B, T, V)
             loss = self.cross_entropy(logits.flatten(0, 1), targets.flatten())
         else:
             n_tokens = max(1, most_logits // model.vocab_size)
-            loss = model(inputs, reduce=lambda hidden, head: self._in_chunks(hidden, head, targets, n_tokens))
+            in_chunks = partial(self._in_chunks, targets=targets, n_tokens=n_tokens)
+            loss = model(inputs, **packed, reduce=in_chunks)
         return Loss(loss, self.count(batch), {})
 
     def cross_entropy(self, logits: Tensor, targets: Tensor) -> Tensor:

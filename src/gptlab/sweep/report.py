@@ -112,7 +112,7 @@ def _table(view: View) -> str:
         cells += [_cell(record.reason)] if reason else []
         rows.append(f"<tr{' class=first' if record is view.best else ''}>{''.join(cells)}</tr>")
     return (
-        '<section><h2>All trials</h2><p class="note">Click a column to sort by it. Losses are in nats per token.</p>'
+        '<section><h2>All trials</h2><p class="note">Click a column to sort by it. Losses are in nats.</p>'
         f'<div class="wide"><table><thead><tr>{head}</tr></thead><tbody>{"".join(rows)}</tbody></table></div></section>'
     )
 

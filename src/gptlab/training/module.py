@@ -14,13 +14,14 @@ from typing import Any
 import lightning as L
 import torch
 from lightning.pytorch.core.optimizer import LightningOptimizer
+from platformdirs import user_cache_path
 from torch import Tensor
 from torch.nn.utils import clip_grad_norm_
 
 from gptlab.data.base import PreparedData
 from gptlab.model import LanguageModel
 from gptlab.objective import Batch, Loss, Objective
-from gptlab.training import stepping
+from gptlab.training import state, stepping
 from gptlab.training.clock import Clock
 from gptlab.training.ranks import data_parallel
 from gptlab.training.stops import Interrupted, NonFiniteGuard
@@ -47,11 +48,16 @@ class TrainingModule(L.LightningModule):
 
     Attributes:
         metrics: of the last step and the last validation.
+        unit: what the loss is averaged over, "token" or the objective's own.
+        summary: what callbacks add to summary.json.
         n_tokens: target tokens so far, over all ranks.
         validated_step: steps done at the last validation; -1 if the weights are to be validated first.
         stop_requested: set by a signal handler: the run stops after the current step.
         between_steps: whether weights, logs and the number of steps agree, so that a checkpoint can be saved.
+        base_fingerprint: of the weights under an adapter, which do not train and are not saved; None without one.
     """
+
+    base_fingerprint: str | None = None
 
     def __init__(
         self,
@@ -77,15 +83,17 @@ class TrainingModule(L.LightningModule):
         self.guard = NonFiniteGuard(on_nonfinite)
         self.clock = Clock()
         self.metrics: dict[str, float] = {}
+        self.unit: str = getattr(objective, "unit", "token")
+        self.summary: dict[str, Any] = {}
         self.n_tokens = self.validated_step = 0
         self.stop_requested = self.between_steps = False
 
         self._make_optimizer, self._schedule, self._grad_clip = optimizer, schedule, grad_clip
         self._seed, self._micro_batch_size, self._max_steps = seed, micro_batch_size, max_steps
         self._loss = self._grad_norm = math.nan  # of the current step
-        self._recent: deque[tuple[float, int]] = deque(maxlen=RECENT_STEPS)  # (summed loss, tokens) of a step
+        self.recent: deque[tuple[float, int]] = deque(maxlen=RECENT_STEPS)  # (summed loss, tokens) of a step
         self._losses: list[Loss] = []  # of the current validation or test
-        self._resumed_step: int | None = None  # until Lightning's counters are set to it
+        self.resumed_step: int | None = None  # until Lightning's counters are set to it
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
         return self._make_optimizer(self.model)
@@ -93,8 +101,8 @@ class TrainingModule(L.LightningModule):
     @property
     def recent_train_loss(self) -> float | None:
         """Mean over the tokens of the last steps, nats per token."""
-        tokens = sum(n for _, n in self._recent)
-        return sum(loss for loss, _ in self._recent) / tokens if tokens else None
+        tokens = sum(n for _, n in self.recent)
+        return sum(loss for loss, _ in self.recent) / tokens if tokens else None
 
     # -- training --------------------------------------------------------------------------------------------------
 
@@ -109,6 +117,8 @@ class TrainingModule(L.LightningModule):
         lr = stepping.set_lr(optimizer, self._schedule(step))
 
         n_targets = int(self._sum_over_ranks(self.objective.count(batch))[0])  # of the whole step, on all ranks
+        if n_targets == 0:
+            raise ValueError(f"the batch of step {step + 1} has nothing to learn: none of its targets counts")
         micro_batches = stepping.split(batch, self._micro_batch_size)
         losses: list[Loss] = []
         for number, micro_batch in enumerate(micro_batches, start=1):
@@ -124,7 +134,7 @@ class TrainingModule(L.LightningModule):
 
         self.n_tokens += n_targets
         if math.isfinite(self._loss):
-            self._recent.append((self._loss * n_targets, n_targets))
+            self.recent.append((self._loss * n_targets, n_targets))
         self.clock.end_step(n_targets)
         self._log(
             metrics
@@ -170,8 +180,8 @@ class TrainingModule(L.LightningModule):
         self._log(self._evaluated("test"))
 
     def predict_step(self, batch: Batch, batch_idx: int) -> Tensor:
-        """Logits of a batch's inputs, (B, T, V)."""
-        return self.model(batch[0])
+        """Logits of a batch's inputs, (B, T, V); of a classifier's texts, (B, n_labels)."""
+        return self.model(batch[0]) if self.model.generates else self.model(batch[0], lengths=batch[1])
 
     # -- metrics ---------------------------------------------------------------------------------------------------
 
@@ -188,6 +198,8 @@ class TrainingModule(L.LightningModule):
         count = torch.stack([loss.count for loss in losses]).sum()
         totals = [torch.stack(column).cpu().double().sum() for column in columns.values()]
         n_tokens, *sums = self._sum_over_ranks(count, *totals)
+        if n_tokens == 0:
+            raise ValueError(f"{split}: there is nothing to measure, none of the targets counts")
         return {f"{split}/{name}": total / n_tokens for name, total in zip(columns, sums, strict=True)}
 
     def _sum_over_ranks(self, *values: Tensor) -> list[float]:
@@ -216,9 +228,12 @@ class TrainingModule(L.LightningModule):
     # -- when to stop, when to validate ----------------------------------------------------------------------------
 
     def on_fit_start(self) -> None:
-        if self._resumed_step is not None:
-            stepping.start_at(self.trainer, self._resumed_step)
-            self._resumed_step = None
+        if hasattr(self.objective, "prepare"):  # what it measures before the first step
+            with self.trainer.precision_plugin.forward_context():
+                self.objective.prepare(self.model, self.data, user_cache_path("gptlab") / "references")
+        if self.resumed_step is not None:
+            stepping.start_at(self.trainer, self.resumed_step)
+            self.resumed_step = None
 
     def on_train_start(self) -> None:
         """Validate weights that were trained elsewhere, or make up for a validation that an earlier session missed."""
@@ -256,29 +271,7 @@ class TrainingModule(L.LightningModule):
     # -- checkpoints -----------------------------------------------------------------------------------------------
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Lightning's loop counters are left out: they follow from the number of steps."""
-        checkpoint.pop("loops", None)
-        checkpoint["gptlab"] = {
-            "config": self.config,
-            "tokenizer": self.data.tokenizer.state(),
-            "vocab_size": self.data.tokenizer.vocab_size,
-            "text_fingerprint": self.data.fingerprint,
-            "prompt": self.data.prompt,
-            "tokens": self.n_tokens,
-            "recent": [list(pair) for pair in self._recent],
-            "clock": self.clock.state(),
-            "metrics": dict(self.metrics),
-            "n_skipped": self.guard.n_skipped,
-            "validation_pending": self.validation_pending,
-        }
+        state.save(self, checkpoint)
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        ours = checkpoint["gptlab"]
-        self.n_tokens = ours["tokens"]
-        self._recent.extend((loss, tokens) for loss, tokens in ours["recent"])
-        self.clock.load(ours["clock"])
-        self.metrics.update(ours["metrics"])
-        self.guard.n_skipped = ours["n_skipped"]
-        self._resumed_step = checkpoint["global_step"]
-        pending = ours.get("validation_pending", ours.get("owes_validation"))  # its name in 0.1.0
-        self.validated_step = -1 if pending else checkpoint["global_step"]
+        state.load(self, checkpoint)

@@ -166,7 +166,8 @@ def summarize(trainer: L.Trainer, module: TrainingModule, run_dir: Path) -> dict
     callbacks: list[L.Callback] = trainer.callbacks  # type: ignore[attr-defined]
     best = next((callback.best for callback in callbacks if isinstance(callback, Checkpoints)), {})
     paths = {name: run_dir / "checkpoints" / name for name in (BEST, LAST)}
-    val_metrics = {f"val_{name}": module.metrics.get(f"val/{name}") for name in ("loss", "perplexity", "bits_per_byte")}
+    names = ("loss", "perplexity", "bits_per_byte", *module.objective.metrics)
+    val_metrics = {f"val_{name}": module.metrics.get(f"val/{name}") for name in names}
     summary = {
         "run_dir": str(run_dir),
         "status": None,
@@ -175,10 +176,13 @@ def summarize(trainer: L.Trainer, module: TrainingModule, run_dir: Path) -> dict
         "tokens": module.n_tokens,
         "seconds": round(module.clock.seconds, 3),
         "tokens_per_second": round(module.n_tokens / max(module.clock.training_seconds, 1e-9), 1),
-        "causal": module.model.causal,
+        "unit": module.unit,
+        "causal": module.model.causal or not module.model.generates,
         "parameters": sum(parameter.numel() for parameter in module.model.parameters()),
+        "trainable_parameters": sum(p.numel() for p in module.model.parameters() if p.requires_grad),
         "train_loss": module.recent_train_loss,
         **val_metrics,
+        **module.summary,
         "best_val_loss": best.get("best_val_loss"),
         "best_step": best.get("best_step"),
         "skipped_steps": module.guard.n_skipped,

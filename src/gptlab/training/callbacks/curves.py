@@ -57,8 +57,9 @@ def draw_curves(metrics_csv: Path, picture: Path) -> None:
     if "step" not in metrics or metrics["step"].max() == 0:
         return
     figure = Figure(figsize=(9, 4.5), dpi=130, layout="constrained")
-    title = "/".join(picture.resolve().parts[-3:-1])
-    if not read_summary(picture.parent).get("causal", True):
+    title, summary = "/".join(picture.resolve().parts[-3:-1]), read_summary(picture.parent)
+    unit = summary.get("unit", "token")
+    if not summary.get("causal", True):
         title += " (not causal: each position sees the token it is asked for)"
     figure.suptitle(title, fontsize="small", x=0.01, ha="left", color="0.4")
     axes: Any = figure.subplots()
@@ -69,9 +70,10 @@ def draw_curves(metrics_csv: Path, picture: Path) -> None:
     axes.plot(steps[trained], mean, color=TRAIN_MEAN, linewidth=1.8, label="train, running mean")
     label = f"validation, best {np.nanmin(val):.3f}" if validated.any() else None
     axes.plot(steps[validated], val[validated], "o-", color=VAL, linewidth=1.8, markersize=4, label=label)
-    axes.set(xlabel="optimizer steps", ylabel="loss, nats per token")
+    axes.set(xlabel="optimizer steps", ylabel=f"loss, nats per {unit}")
     with np.errstate(all="ignore"):
-        _second_scales(axes, tokens_per_step=float(np.nanmax(metrics["tokens"][steps > 0] / steps[steps > 0])))
+        if unit == "token":
+            _second_scales(axes, tokens_per_step=float(np.nanmax(metrics["tokens"][steps > 0] / steps[steps > 0])))
     frame(axes)
     axes.legend(frameon=False)
     save(figure, picture)

@@ -21,6 +21,7 @@ SHOWN = {
     "val/loss": "val loss {:.3f}",
     "val/perplexity": "val perplexity {:.1f}",
     "val/bits_per_byte": "bits/byte {:.3f}",
+    "val/accuracy": "val accuracy {:.1%}",
 }
 
 
@@ -52,7 +53,7 @@ class ProgressLine(L.Callback):
 
     @rank_zero_only
     def on_train_batch_end(self, trainer: L.Trainer, module: Any, *_: Any) -> None:
-        now = f"{_train_loss(module)}  {module.metrics['tokens_per_second']:,.0f} tokens/s"
+        now = f"{_train_loss(module)}  {module.metrics['tokens_per_second']:,.0f} {module.unit}s/s"
         seconds_left = _seconds_left(trainer, module)
         if trainer.global_step == self._first_step + ESTIMATE_STEPS and seconds_left > 3600 * LONG_RUN:
             hours, device = seconds_left / 3600, module.device.type

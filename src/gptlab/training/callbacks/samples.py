@@ -22,7 +22,7 @@ class Samples(L.Callback):
     """Continues a prompt and shows the text in the terminal and in TensorBoard.
 
     Args:
-        prompt: the text to continue; None takes a few words of the validation data.
+        prompt: the text to continue, or to answer if the data have a template; None takes one of the validation data.
         max_new_tokens, temperature, top_k: as in generation.
         seed: the same at every validation, so that texts differ by what was learned.
     """
@@ -49,7 +49,9 @@ class Samples(L.Callback):
         how: dict[str, Any] = {"max_new_tokens": self.max_new_tokens, "sampler": sampler, "stops": ()}
         with trainer.precision_plugin.forward_context():
             pieces = [text for _, text in continue_texts(module.model, tokenizer, [ids], **how)]
-        lines = (tokenizer.decode(ids) + "".join(pieces)).splitlines()
+        asked = module.data.prompt if self.prompt is None else self.prompt
+        before = tokenizer.decode(ids) if module.data.template is None else f"{asked}\n=> "
+        lines = (before + "".join(pieces)).splitlines()
         log.info("sample │ %s", "\n       │ ".join(line for line in lines if line.strip()))
         for logger in trainer.loggers:
             if isinstance(logger, TensorBoardLogger):  # the indent keeps it from reading the text as markdown
@@ -57,14 +59,17 @@ class Samples(L.Callback):
 
 
 def prompt_ids(prompt: str | None, module: TrainingModule, *, key: str) -> list[int]:
-    """Ids of a prompt; None takes the data's own prompt. `key` is the prompt's place in the configuration.
+    """Ids of a prompt, in the data's template if there is one; None takes the data's own prompt.
+
+    `key` is the prompt's place in the configuration.
 
     Raises:
         UserError: if it is empty, or the vocabulary lacks a part of it.
     """
     text = module.data.prompt if prompt is None else prompt
     try:
-        ids = module.data.tokenizer.encode(text)
+        template = module.data.template
+        ids = module.data.tokenizer.encode(text if template is None or not text else template.turn(text, is_first=True))
     except ValueError as error:
         raise UserError(f"{key}={text}: {error}") from None
     if not ids:
