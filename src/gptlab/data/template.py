@@ -16,9 +16,9 @@ class Message(NamedTuple):
 class Template:
     """A chat template in Jinja, as transformers uses it: it writes `messages`, each with a role and a content.
 
-    After a message of the user's it goes on to where the answer begins, and after the last answer it writes nothing:
-    the tokenizer's end-of-text token ends that. Text that spells a part of the template is text. It runs in Jinja's
-    sandbox, because it may come with a checkpoint. ValueError if it cannot be read.
+    It ends a question with the words that begin an answer, and adds nothing to the last answer: the tokenizer's
+    end-of-text token ends that. Text that spells a part of the template is text. The template runs in Jinja's sandbox,
+    because it may come with a checkpoint. ValueError if it cannot be read.
 
     `input` stands between an instruction and its input.
     """

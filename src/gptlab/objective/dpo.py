@@ -90,7 +90,7 @@ class DPO:
         return Loss(-F.logsigmoid(margin)[counts].sum(), counts.sum(), metrics)
 
     def log_probabilities(self, model: LanguageModel, batch: Batch) -> Tensor:
-        """Of the chosen and the rejected answers, in nats, (B, 2)."""
+        """Log-probabilities of the chosen and the rejected answers, in nats, (B, 2)."""
         inputs, targets = (tensor.flatten(0, 1) for tensor in batch[:2])  # (2B, T)
         logits = model(inputs).float()  # (2B, T, V)
         losses = F.cross_entropy(logits.transpose(1, 2), targets, ignore_index=IGNORED, reduction="none")  # (2B, T)
