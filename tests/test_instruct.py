@@ -102,7 +102,7 @@ def test_answers_stand_beside_their_references_with_scores(instructed: Command, 
 
 WRONG = {
     "data=instructions data.path=table.json to=table.json": "to=table.json exists already",
-    "data=instructions data.path=table.json to=no/answers.json": "its directory does not: name a new file",
+    "data=instructions data.path=table.json to=no/answers.json": "to=no/answers.json: there is no directory",
     "data=instructions data.path=nowhere.json": "data.path=nowhere.json cannot be read: No such file",
     "data=instructions data.path=few.json data.split=column": "row 1 has no column split",
     "data=instructions data.path=few.json": "few.json has no instructions for split=test (it has 0 train",

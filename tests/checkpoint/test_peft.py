@@ -72,7 +72,7 @@ def test_an_adapter_of_peft_s_is_read_and_goes_out_again(
     with torch.no_grad():
         torch.testing.assert_close(loaded.model(tokens), expected, rtol=1e-5, atol=1e-5)
     complaints = export_adapter(loaded, str(tmp_path / "again"))
-    assert complaints == [f"its base is {base}: name another place with base="]
+    assert complaints == [f"its base is {base}, a place of this machine: base=<Hub id> names it for others"]
     ours, were = (load_file(place / "adapter_model.safetensors") for place in (tmp_path / "again", directory))
     assert ours.keys() == were.keys()
     assert all(torch.equal(ours[name], were[name]) for name in ours)

@@ -95,8 +95,9 @@ def export_adapter(loaded: Loaded, to: str) -> list[str]:
         _write(partial, ADAPTER_WEIGHTS, tensors, metadata, files)
     if not Path(base).exists():
         return []
-    opens = "" if Path(base, CONFIG).is_file() else ", and peft opens it once it is exported"
-    return [f"its base is {base}{opens}: name another place with base="]
+    if Path(base, CONFIG).is_file():
+        return [f"its base is {base}, a place of this machine: base=<Hub id> names it for others"]
+    return [f"peft cannot open its base, {base}: export that first, and name its directory with base="]
 
 
 def _write(directory: Path, weights: str, tensors: dict[str, Tensor], metadata: dict[str, str], files: Any) -> None:
@@ -148,6 +149,8 @@ def _card(loaded: Loaded, title: str, address: str, prompt: str | None, has_curv
     use = f"There are no tokenizer files here; `AutoModelFor{task}` of transformers loads the model.\n"
     if prompt is not None:
         command = f"gptlab {verb} checkpoint={shlex.quote(address)} {key}={shlex.quote(prompt)}"
+        if loaded.template is not None:
+            command, prompt = f"{command} interactive=true", loaded.template.turn(prompt, is_first=True)
         use = form.format(address=address, prompt=prompt, command=command)
     n_parameters = sum(parameter.numel() for parameter in loaded.model.parameters())
     tokenizer = type(loaded.tokenizer).__name__ if loaded.tokenizer is not None else None

@@ -21,8 +21,10 @@ from gptlab.files import absolute, write_whole
 
 def check_free(to: str) -> None:
     """Raises UserError if no new file can be written there."""
-    if absolute(to).exists() or not absolute(to).parent.is_dir():
-        raise UserError(f"to={to} exists already, or its directory does not: name a new file")
+    if absolute(to).exists():
+        raise UserError(f"to={to} exists already: name a new file")
+    if not absolute(to).parent.is_dir():
+        raise UserError(f"to={to}: there is no directory {absolute(to).parent}")
 
 
 def as_trained(node: build.Config, loaded: Loaded, typed: Collection[str]) -> Instructions:

@@ -49,7 +49,8 @@ def run_export(cfg: DictConfig, *, needs_adapter: bool = False) -> int:
     print(f"\nnext:\n  add a license to {place}/README.md")
     if prompt := loaded.example_prompt() if not complaints else "":
         command, key = ("generate", "prompt") if loaded.model.generates else ("classify", "text")
-        print(f"  {command_line(command, **{'checkpoint': settings.push_to or place, key: prompt})}")
+        talk = {"interactive": "true"} if loaded.template is not None else {}
+        print(f"  {command_line(command, **{'checkpoint': settings.push_to or place, key: prompt}, **talk)}")
     return 0
 
 

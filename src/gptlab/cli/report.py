@@ -72,7 +72,7 @@ def _log_table(summary: dict[str, Any], place: str) -> None:
         "speed": (f"{{:,.0f}} {unit}s/s", summary["tokens_per_second"]),
         "train loss": (nats, summary["train_loss"]),
         "val loss": (nats, summary["val_loss"]),
-        "best val loss": (f"{{:.4f}} {at_step}", summary["best_val_loss"]),
+        "best.ckpt": (f"val loss {{:.4f}} {at_step}", summary["best_val_loss"]),
         "perplexity": ("{:.2f}", summary["val_perplexity"]),
         "bits per byte": ("{:.4f}", summary["val_bits_per_byte"]),
         "val accuracy": ("{:.2%}", summary.get("val_accuracy")),

@@ -198,7 +198,7 @@ def _described(parts: Parts, rows: dict[str, Any], context_length: int) -> str:
     return "".join(
         [
             f"{', '.join(f'{len(examples):,} {name}' for name, examples in parts.items())} instructions",
-            f" (the prompts of {n_known:,} are in train, too)" if n_known else "",
+            f" (the prompts of {n_known:,} val and test rows are in train, too)" if n_known else "",
             f"; tokens: mean {np.mean(lengths):.1f}, longest {max(lengths):,}",
             f", response {np.mean([len(one.ids) - one.n_prompt for one in documents]):.1f}",
             f"; {sum(length > context_length + 1 for length in lengths):,} cut to context_length={context_length:,}",

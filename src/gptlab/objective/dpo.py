@@ -36,7 +36,7 @@ class DPO:
     reference's log-probabilities of both, (B, 2). Targets outside of the answers are -100.
 
     Args:
-        beta: weight of the penalty for leaving the reference.
+        beta: how strongly differences from the reference count.
         average: log-probabilities are means over an answer's tokens, not sums: a long answer weighs no more.
     """
 

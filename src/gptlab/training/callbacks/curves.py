@@ -71,9 +71,10 @@ def draw_curves(metrics_csv: Path, picture: Path) -> None:
     label = f"validation, best {np.nanmin(val):.3f}" if validated.any() else None
     axes.plot(steps[validated], val[validated], "o-", color=VAL, linewidth=1.8, markersize=4, label=label)
     axes.set(xlabel="optimizer steps", ylabel=f"loss, nats per {unit}")
-    with np.errstate(all="ignore"):
-        if unit == "token":
-            _second_scales(axes, tokens_per_step=float(np.nanmax(metrics["tokens"][steps > 0] / steps[steps > 0])))
+    if unit == "token":
+        per_step = (metrics["tokens"] / np.maximum(steps, 1))[np.isfinite(metrics["tokens"]) & (steps > 0)]
+        with np.errstate(all="ignore"):
+            _second_scales(axes, tokens_per_step=float(per_step[-1]))
     frame(axes)
     axes.legend(frameon=False)
     save(figure, picture)
