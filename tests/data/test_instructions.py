@@ -154,8 +154,8 @@ def test_the_textbook_s_split_and_lengths() -> None:
     alpaca = build.construct(conf_node("data/template", "alpaca"), key="data.template")
     data = prepare(TEXTBOOK, context_length=256, tokenizer=GPT2Tokenizer(), template=alpaca)
     assert [len(part) for part in (data.train, data.val, data.test or ())] == [935, 55, 110]
-    for words in ("(the prompts of 6 val and test rows are in train, too)", "mean 57.4, longest 92, response 13.1; 0 cut"):
-        assert words in data.description
+    assert "(the prompts of 6 val and test rows are in train, too)" in data.description
+    assert "mean 57.4, longest 92, response 13.1; 0 cut" in data.description
 
 
 def test_identical_prompts_stay_together_and_the_seed_decides(tmp_path: Path) -> None:
