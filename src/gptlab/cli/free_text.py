@@ -18,9 +18,8 @@ from gptlab.sweep.space import CASE
 
 FREE_TEXT = {
     *("prompt", "stop", "checkpoint", "resume", "resume_sweep", "run_dir", "to", "init_from", "task", "runs", "ngram"),
-    *("text", "path"),
+    *("text", "path", "base"),
     *("hydra.sweeper.ngram", "callbacks.samples.prompt", "callbacks.attention.prompt", "data.path", "data.cache_dir"),
-    "base",
 }
 REPEATABLE = {"prompt", "stop", "task", "runs", "text"}
 """Given several times, these make a list; any other key's last value counts."""
@@ -45,9 +44,7 @@ def quote_free_text(arguments: list[str]) -> list[str]:
         key, equals, text = argument.partition("=")
         name = key.lstrip("+")
         if name == CASE and equals and not text.startswith("choice("):
-            quoted.append(
-                f"{key}=choice({text})"
-            )  # Hydra leaves the values of a sweep, even a single one, to the sweeper
+            quoted.append(f"{key}=choice({text})")  # Hydra leaves a sweep's values, even a single one, to the sweeper
         elif not equals or name not in FREE_TEXT or (text == "null" and name not in NEVER_NULL):
             quoted.append(argument)
         elif name in REPEATABLE:
