@@ -3,7 +3,7 @@
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 
 def set_logged_steps(trainer: Any, step: int) -> None:
@@ -28,3 +28,18 @@ def mkldnn_packed(weight: Tensor, n_rows: int) -> Tensor:
 def mkldnn_linear(x: Tensor, packed: Tensor, bias: Tensor | None) -> Tensor:
     """The product with such weights. Without it: as `mkldnn_packed`."""
     return torch.ops.mkldnn._linear_pointwise(x, packed, bias, "none", [], "")
+
+
+def has_hooks(module: nn.Module) -> bool:
+    """Whether calling a module does more than its forward: torch keeps hooks in attributes that end with that word."""
+    return any(hooks for name, hooks in vars(module).items() if name.endswith("hooks"))
+
+
+def tensors_without_memory() -> Any:
+    """The mode of torch in which tensors have a shape, a type and a device, and nothing is computed.
+
+    torch's documentation names it, in a module with an underscore. Without it: `gptlab plan` cannot count memory.
+    """
+    from torch._subclasses import FakeTensorMode
+
+    return FakeTensorMode

@@ -9,8 +9,8 @@ from torch import Tensor
 
 from conftest import choices, conf_node
 from gptlab import build
-from gptlab.model import GPT, LanguageModel
-from gptlab.objective import next_token
+from gptlab.model import LanguageModel
+from gptlab.objective import chunked
 from gptlab.objective.next_token import IGNORED, NextToken
 from gptlab.objective.next_token_scratch import NextTokenScratch
 from tiny_gpt import tiny_classifier, tiny_gpt
@@ -65,49 +65,19 @@ def test_the_cross_entropy_from_scratch_has_torch_s_gradient() -> None:
     logits, targets = 50 * torch.randn(6, 7, generator=torch.Generator().manual_seed(0)), torch.arange(6)
     targets[2] = IGNORED
     found = [logits.clone().requires_grad_() for _ in range(2)]
-    for objective, its in zip((NextToken(), NextTokenScratch()), found, strict=True):
-        objective.cross_entropy(its, targets).backward()
+    losses = F.cross_entropy(found[0], targets, reduction="none"), NextTokenScratch().cross_entropy(found[1], targets)
+    torch.testing.assert_close(losses[1], losses[0])
+    for each in losses:
+        each.sum().backward()
     torch.testing.assert_close(found[1].grad, found[0].grad)
 
 
-VOCABULARY = 11
-
-
-def small_gpt(*, tie_head: bool) -> GPT:
-    sizes = {"vocab_size": VOCABULARY, "context_length": 8, "n_layers": 1, "d_model": 12}
-    return tiny_gpt(**sizes, tie_head=tie_head).double()
-
-
-def some_batch() -> tuple[Tensor, Tensor]:
-    torch.manual_seed(1)
-    inputs, targets = torch.randint(VOCABULARY, (3, 7)), torch.randint(VOCABULARY, (3, 7))
-    targets[0, 1] = targets[2, 6] = targets[1] = IGNORED
-    return inputs, targets
-
-
-def step(model: GPT) -> tuple[float, dict[str, Tensor], list[int]]:
-    """The loss, the gradients, and how many logits the head made each time it was called."""
+def test_logits_of_a_head_that_is_watched_come_in_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A hook sees the head called, with all logits if they are few."""
+    model, batch = tiny_gpt(vocab_size=11), (torch.randint(11, (3, 7)), torch.randint(11, (3, 7)))
     n_logits: list[int] = []
-    handle = model.head.register_forward_hook(lambda *arguments: n_logits.append(arguments[-1].numel()))
-    loss = NextToken()(model, some_batch())
-    forward_alone = len(n_logits)
-    model.zero_grad()
-    loss.sum.backward()
-    handle.remove()
-    assert loss.count == 21 - 9
-    gradients = {name: parameter.grad for name, parameter in model.named_parameters() if parameter.grad is not None}
-    return loss.sum.item(), gradients, n_logits[:forward_alone]
-
-
-@pytest.mark.parametrize(("most_logits", "chunks"), [(10 * VOCABULARY, [10, 10, 1]), (1, [1] * 21), (1000, [21])])
-def test_logits_in_chunks_change_neither_loss_nor_gradient(
-    monkeypatch: pytest.MonkeyPatch, most_logits: int, chunks: list[int]
-) -> None:
-    model = small_gpt(tie_head=True)
-    loss, gradients, at_once = step(model)
-    assert at_once == [21 * VOCABULARY], "a device without a limit computes them in one product"
-    monkeypatch.setitem(next_token.MOST_LOGITS, "cpu", most_logits)
-    chunked_loss, chunked_gradients, parts = step(model)
-    assert parts == [n * VOCABULARY for n in chunks]
-    assert chunked_loss == pytest.approx(loss, rel=1e-6)  # cross-entropy is taken in float32
-    torch.testing.assert_close(chunked_gradients, gradients, rtol=1e-5, atol=1e-7)
+    model.head.register_forward_hook(lambda *arguments: n_logits.append(arguments[-1].numel()))
+    loss = NextToken()(model, batch).sum
+    monkeypatch.setattr(chunked, "MOST_LOGITS", 9 * 11)
+    torch.testing.assert_close(NextToken()(model, batch).sum, loss)
+    assert n_logits == [21 * 11, 7 * 11, 7 * 11, 7 * 11]

@@ -26,6 +26,7 @@ from gptlab.generation.chat import Chat
 from gptlab.generation.preparation import prepare_for_inference
 from gptlab.generation.sampling import Sampler, make_sampler
 from gptlab.generation.stream import continue_texts
+from gptlab.memory import keep_freed_memory
 from gptlab.model import LanguageModel
 from gptlab.signals import signal_handler
 from gptlab.training.devices import check_weights_precision, device_type
@@ -83,6 +84,7 @@ def generate(cfg: DictConfig) -> int:
     n_rows = len(written)
     how = {"device": device, "precision": str(settings.precision), "n_rows": n_rows, "compile": settings.compile}
     build.settings_of(prepare_for_inference, {"model": loaded.model, **how})
+    keep_freed_memory()  # only now: what loading has freed goes back to the system
     generator = torch.Generator(device).manual_seed(settings.seed)
     if settings.interactive:
         turn = loaded.template.turn if loaded.template is not None else None

@@ -10,6 +10,9 @@ from gptlab.model import LanguageModel
 Batch = tuple[Tensor, ...]
 """Tensors that share their first dimension, the sequences."""
 
+IGNORED = -100
+"""A target with this value is left out of the loss and of its count."""
+
 
 @dataclass(frozen=True)
 class Loss:

@@ -9,8 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from gptlab.model import LanguageModel
-from gptlab.objective.base import Batch, Loss
-from gptlab.objective.next_token import IGNORED
+from gptlab.objective.base import IGNORED, Batch, Loss
 
 
 class Classification:

@@ -9,6 +9,7 @@ p0 is the reference, the model before the first step.
 
 import json
 import logging
+from functools import partial
 from hashlib import sha256
 from pathlib import Path
 from tempfile import NamedTemporaryFile
@@ -21,8 +22,8 @@ from torch import Tensor
 
 from gptlab.model import LanguageModel
 from gptlab.model.base import fingerprint
-from gptlab.objective.base import Batch, Loss
-from gptlab.objective.next_token import IGNORED
+from gptlab.objective.base import IGNORED, Batch, Loss
+from gptlab.objective.chunked import token_losses
 
 log = logging.getLogger("gptlab")
 
@@ -86,14 +87,15 @@ class DPO:
         margin = rewards[:, 0] - rewards[:, 1]  # (B,)
         chosen, rejected = rewards.detach().T
         measured = (chosen, rejected, margin.detach(), (margin.detach() > 0).float())
-        metrics = {name: values[counts].sum() for name, values in zip(self.metrics, measured, strict=True)}
-        return Loss(-F.logsigmoid(margin)[counts].sum(), counts.sum(), metrics)
+        # an index by a mask would wait for the device
+        metrics = {name: (values * counts).sum() for name, values in zip(self.metrics, measured, strict=True)}
+        return Loss((-F.logsigmoid(margin) * counts).sum(), counts.sum(), metrics)
 
     def log_probabilities(self, model: LanguageModel, batch: Batch) -> Tensor:
         """Log-probabilities of the chosen and the rejected answers, in nats, (B, 2)."""
         inputs, targets = (tensor.flatten(0, 1) for tensor in batch[:2])  # (2B, T)
-        logits = model(inputs).float()  # (2B, T, V)
-        losses = F.cross_entropy(logits.transpose(1, 2), targets, ignore_index=IGNORED, reduction="none")  # (2B, T)
+        reduce = partial(token_losses, targets=targets, vocab_size=model.vocab_size)
+        losses = model(inputs, reduce=reduce)  # (2B, T)
         n_tokens = (targets != IGNORED).sum(dim=1).clamp(min=1) if self.average else 1
         return (-losses.sum(dim=1) / n_tokens).unflatten(0, (-1, 2))
 
