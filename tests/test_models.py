@@ -19,7 +19,7 @@ TINY = (
     *("data.path=poem.txt", "tokenizer=char", "context_length=16", "batch_size=4", "model.dropout=0.2", "max_steps=4"),
     *("validate_every=2", "save_every=2", "trainer=cpu", "callbacks.samples.max_new_tokens=3"),
 )
-MODELS = [f"model={name}" for name in ("stage1", "stage2", "stage3", "stage4", "stage5", "modern")]
+MODELS = [f"model={name}" for name in ("stage1", "stage2", "stage3", "stage4", "stage5", "modern", "ngram")]
 PARTS = [
     f"model/{group}={name}"
     for group in ("attention", "norm", "feed_forward", "positions")
@@ -29,11 +29,11 @@ PARTS = [
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("choice", MODELS + PARTS)
+@pytest.mark.parametrize("choice", [*MODELS, *PARTS, "optimizer=muon", "schedule=wsd"])
 def test_it_trains_resumes_to_the_bit_and_generates(gptlab: Command, workplace: Path, choice: str) -> None:
     has_dropout = choice not in ("model=stage1", "model=stage2")
     settings = [word for word in TINY if has_dropout or not word.startswith("model.dropout")]
-    settings += ["model.d_model=32"] if choice.startswith("model/") else []
+    settings += ["model.d_model=32"] if not choice.startswith("model=") else []
     assert gptlab("train", *settings, choice, "run_dir=whole").status == 0
     assert gptlab("train", *settings, choice, "run_dir=halves", "max_steps=2", "schedule.total_steps=4").status == 0
     assert gptlab("train", "resume=halves", "max_steps=4").status == 0
@@ -74,12 +74,24 @@ def test_a_lookup_ends_above_the_entropy_of_pairs_of_characters(gptlab: Command,
     assert bound < summary(Path("one/0"))["val_loss"] < 2.60
 
 
+@pytest.mark.slow
+@pytest.mark.skipif(not SHAKESPEARE.is_file(), reason="the text is not beside the checkout")
+def test_the_speedrun_reaches_its_loss_within_its_limits(gptlab: Command, workplace: Path) -> None:
+    command = ("train", "experiment=speedrun_char", "seed=7", f"data.path={SHAKESPEARE}", "run_dir=run")
+    assert gptlab(*command).status == 0
+    result = summary(Path("run"))
+    assert result["val_loss"] <= 1.898
+    assert result["parameters"] <= 810_000
+    assert gptlab_package.load("run").model.context_length == 64
+
+
 REFUSED = {
     "model/attention=causal model.n_heads=4": "CausalAttention has a single head, and n_heads=4: leave n_heads out",
     "model/attention=grouped model.attention.n_kv_heads=3": "n_kv_heads=3 must divide n_heads=4",
     "model/positions=rope model.d_model=60 model.n_heads=4": "rotary positions need an even head_dim",
     "model/positions=rope model/attention=manual": "ManualAttention needs model/positions=learned",
     "model/positions=rope model=stage3": "rotary positions need the attention of a GPT, such as model=stage4",
+    "model=ngram model.n_earlier=0": "n_earlier=0 must be at least 1",
     "model/feed_forward=swiglu model.feed_forward.multiple_of=0": "multiple_of=0 must be at least 1",
 }
 

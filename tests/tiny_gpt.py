@@ -9,6 +9,7 @@ from gptlab.model import GPT, LanguageModel, init
 from gptlab.model.attention.fused import FusedAttention
 from gptlab.model.classifier import GPTClassifier
 from gptlab.model.feed_forward.gelu import GELUFeedForward
+from gptlab.model.ngram import NgramGPT
 from gptlab.model.norm.layernorm import LayerNorm
 from gptlab.model.positions.learned import LearnedPositions
 
@@ -24,6 +25,13 @@ def tiny_gpt(**changes: Any) -> GPT:
     torch.manual_seed(0)
     sizes = {"vocab_size": 20, "context_length": 16, "n_layers": 2, "n_heads": 2, "d_model": 16, "dropout": 0.0}
     return GPT(**{**sizes, "qkv_bias": True, "tie_head": True, **PARTS, **changes})
+
+
+def tiny_ngram_gpt(**changes: Any) -> NgramGPT:
+    """The same with three earlier tokens in each token's vector."""
+    torch.manual_seed(0)
+    sizes = {"vocab_size": 20, "context_length": 16, "n_layers": 2, "n_heads": 2, "d_model": 16, "dropout": 0.0}
+    return NgramGPT(**{**sizes, "n_earlier": 3, "qkv_bias": True, "tie_head": True, **PARTS, **changes})
 
 
 def tiny_classifier(**changes: Any) -> GPTClassifier:

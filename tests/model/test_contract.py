@@ -1,5 +1,7 @@
 """What the rest of gptlab asks of a model: the GPT in its smallest forms, and a model of a user's own."""
 
+from collections.abc import Callable
+
 import pytest
 import torch
 from torch import Tensor, nn
@@ -8,17 +10,18 @@ from gptlab.evaluation.loss import running_loss
 from gptlab.generation.decoding import generate
 from gptlab.generation.preparation import prepare_for_inference
 from gptlab.generation.sampling import greedy
-from gptlab.model import LanguageModel
+from gptlab.model import GPT, LanguageModel
 from gptlab.model.attention.fused import FusedAttention
 from gptlab.model.attention.plain import PlainAttention
 from gptlab.model.base import check_model, tied_parameters
 from gptlab.model.positions.none import NoPositions
 from gptlab.objective.next_token import NextToken
-from tiny_gpt import Averaging, Bigram, tiny_gpt
+from tiny_gpt import Averaging, Bigram, tiny_gpt, tiny_ngram_gpt
 
 MODELS = {
     "gpt": tiny_gpt,
     "neither blocks nor positions": lambda: tiny_gpt(n_layers=0, positions=NoPositions),
+    "with n-grams": tiny_ngram_gpt,
     "not causal": lambda: tiny_gpt(attention=Averaging),
     "of one's own": lambda: Bigram(vocab_size=20, context_length=16, d_model=8),
 }
@@ -83,9 +86,10 @@ def test_reduce_gets_hidden_states_and_head_instead_of_logits(model: LanguageMod
     torch.testing.assert_close(last, model(tokens)[:, -1])
 
 
+@pytest.mark.parametrize("make", [tiny_gpt, tiny_ngram_gpt])
 @pytest.mark.parametrize("attention", [PlainAttention, FusedAttention, Averaging])
-def test_a_packed_row_has_the_logits_of_each_document_alone(attention: type) -> None:
-    model = tiny_gpt(attention=attention).eval()
+def test_a_packed_row_has_the_logits_of_each_document_alone(attention: type, make: Callable[..., GPT]) -> None:
+    model = make(attention=attention).eval()
     for parameter in model.parameters():
         nn.init.normal_(parameter, std=0.4)
     tokens = torch.randint(20, (2, 12))
@@ -148,3 +152,12 @@ def test_an_attention_of_ones_own_is_held_to_its_contract() -> None:
         tiny_gpt(attention=Undeclared)
     with pytest.raises(ValueError, match=r"OldAttention\.forward must take the argument positions"):
         tiny_gpt(attention=OldAttention)
+
+
+def test_an_n_gram_model_sees_as_many_tokens_before_each_as_it_has_tables() -> None:
+    model = tiny_ngram_gpt(n_layers=0, positions=NoPositions).eval()
+    tokens = torch.randint(20, (1, 8))
+    for position in range(8):
+        other = torch.where(torch.arange(8) == position, (tokens + 1) % 20, tokens)
+        changed = (model(other) != model(tokens)).any(dim=-1)[0]
+        assert changed.tolist() == [position <= place <= position + 3 for place in range(8)]

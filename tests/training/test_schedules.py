@@ -2,7 +2,7 @@ import pytest
 
 from conftest import choices, conf_node
 from gptlab import build
-from gptlab.training.schedules import constant, cosine
+from gptlab.training.schedules import constant, cosine, wsd
 
 TOTAL = 100
 
@@ -52,3 +52,19 @@ def test_the_default_warm_up_is_a_share_of_the_run(total: int, warmup: int) -> N
 def test_impossible_shapes_are_refused(changes: dict) -> None:
     with pytest.raises(ValueError, match=next(iter(changes))):
         cosine(0, **{"total_steps": TOTAL, "warmup_steps": 10, "floor": 0.1, **changes})
+
+
+def test_wsd_at_its_corners() -> None:
+    def at(step: int, **changes: float) -> float:
+        return wsd(step, **{"total_steps": TOTAL, "warmup_steps": 9, "decay_steps": 0.2, "floor": 0.5, **changes})
+
+    assert [at(0), at(8), at(9), at(80)] == [0.1, 0.9, 1.0, 1.0]
+    assert [at(90), at(100), at(1000)] == [0.75, 0.5, 0.5]
+    assert at(99, decay_steps=0) == at(99, decay_steps=1) == 1.0
+    assert at(TOTAL - 1, floor=0.0) == pytest.approx(1 / 20)
+
+
+@pytest.mark.parametrize("changes", [{"decay_steps": 101}, {"decay_steps": 1.5}, {"floor": -0.1}])
+def test_impossible_shapes_of_wsd_are_refused(changes: dict) -> None:
+    with pytest.raises(ValueError, match=next(iter(changes))):
+        wsd(0, **{"total_steps": TOTAL, "warmup_steps": 10, "decay_steps": 0.2, "floor": 0.1, **changes})

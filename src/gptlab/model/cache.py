@@ -22,6 +22,7 @@ class KVCache:
         self.dtype = dtype
         self.padding = padding
         self.layers = [LayerCache(self) for _ in range(n_layers)]
+        self._tokens: Tensor | None = None  # of a model that asks for them
 
     def positions(self, n_new: int, device: torch.device) -> Tensor:
         """Positions of the next tokens: (T,), or (B, T) with padding."""
@@ -36,6 +37,16 @@ class KVCache:
             return None
         keys = torch.arange(self.length + n_new, device=self.padding.device)
         return keys >= self.padding[:, None]
+
+    def append_tokens(self, tokens: Tensor, *, padding_id: int) -> Tensor:
+        """Store the new ids (B, T) and return all so far, (B, past + T), padding as `padding_id`."""
+        if self._tokens is None:
+            self._tokens = tokens.new_empty(len(tokens), self.capacity)
+        n_new = tokens.shape[1]
+        mask = self.mask(n_new)  # (B, past + T)
+        self._tokens.narrow(1, self.length, n_new).copy_(tokens)
+        seen = self._tokens.narrow(1, 0, self.length + n_new)
+        return seen if mask is None else seen.masked_fill(~mask, padding_id)
 
 
 class LayerCache:

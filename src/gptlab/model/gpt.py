@@ -59,13 +59,17 @@ class Trunk(nn.Module):
         elif cache is not None:
             mask, positions = cache.mask(n_new), cache.positions(n_new, tokens.device)
 
-        x = self.token_embedding(tokens)  # (B, T, C)
+        x = self.embed(tokens, cache, documents)  # (B, T, C)
         x = self.dropout((x + self.position_embedding(positions)).to(x.dtype))
         for index, block in enumerate(self.blocks):
             x = block(x, mask=mask, positions=positions, cache=None if cache is None else cache.layers[index])
         if cache is not None:
             cache.length += n_new
         return self.norm(x)
+
+    def embed(self, tokens: Tensor, cache: KVCache | None, documents: Tensor | None) -> Tensor:
+        """The vector of each token, before positions: (B, T) to (B, T, C)."""
+        return self.token_embedding(tokens)
 
 
 class GPT(LanguageModel):
@@ -83,7 +87,17 @@ class GPT(LanguageModel):
 
     trunk: Trunk
     head: nn.Linear
-    fixed_by_weights = ("n_layers", "n_heads", "d_model", "qkv_bias", "tie_head", "norm", "feed_forward", "positions")
+    make_trunk: Callable[..., Trunk] = Trunk
+    fixed_by_weights: tuple[str, ...] = (
+        "n_layers",
+        "n_heads",
+        "d_model",
+        "qkv_bias",
+        "tie_head",
+        "norm",
+        "feed_forward",
+        "positions",
+    )
 
     def __init__(
         self,
@@ -126,7 +140,7 @@ class GPT(LanguageModel):
             )
 
         self.context_length, self.vocab_size, self.n_heads = context_length, vocab_size, n_heads
-        self.trunk = Trunk(
+        self.trunk = self.make_trunk(
             context_length=context_length,
             token_embedding=nn.Embedding(vocab_size, d_model),
             position_embedding=positions(d_model=d_model, context_length=context_length),

@@ -1,6 +1,7 @@
 """Optimizer factories: model -> optimizer. A factory owns its parameter groups."""
 
 import math
+from collections.abc import Iterable
 
 from torch import nn
 from torch.optim import AdamW
@@ -21,13 +22,24 @@ def adamw(model: nn.Module, *, lr: float, betas: tuple[float, float], eps: float
     Raises:
         ValueError: a value below 0 or not finite, or another one that torch's AdamW refuses.
     """
-    for name, value in {"lr": lr, "weight_decay": weight_decay, "eps": eps}.items():
+    check_finite(lr=lr, weight_decay=weight_decay, eps=eps)
+    return adamw_of(model.parameters(), lr=lr, betas=betas, eps=eps, weight_decay=weight_decay)
+
+
+def adamw_of(
+    parameters: Iterable[nn.Parameter], *, lr: float, betas: tuple[float, float], eps: float, weight_decay: float
+) -> AdamW:
+    """`adamw` for those of the parameters that train."""
+    training = [parameter for parameter in parameters if parameter.requires_grad]
+    groups = [
+        {"params": [p for p in training if p.dim() >= 2], "weight_decay": weight_decay},
+        {"params": [p for p in training if p.dim() < 2], "weight_decay": 0.0},
+    ]
+    fused = all(parameter.device.type in ("cpu", "cuda", "mps") for parameter in training)
+    return AdamW(groups, lr=lr, betas=(betas[0], betas[1]), eps=eps, fused=fused)
+
+
+def check_finite(**settings: float) -> None:
+    for name, value in settings.items():
         if not 0 <= value < math.inf:
             raise ValueError(f"{name}={value} must be 0 or more, and finite")
-    parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    groups = [
-        {"params": [p for p in parameters if p.dim() >= 2], "weight_decay": weight_decay},
-        {"params": [p for p in parameters if p.dim() < 2], "weight_decay": 0.0},
-    ]
-    fused = all(parameter.device.type in ("cpu", "cuda", "mps") for parameter in parameters)
-    return AdamW(groups, lr=lr, betas=(betas[0], betas[1]), eps=eps, fused=fused)
