@@ -121,6 +121,7 @@ TINY = (
     "max_steps=6",
     "validate_every=3",
     "save_every=3",
+    "optimizer=adamw",
     "schedule.warmup_steps=2",
     "trainer=cpu",
     "callbacks.samples.max_new_tokens=5",

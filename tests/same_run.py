@@ -14,7 +14,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from gptlab.training.module import TrainingModule
 
-CLOCK = {"seconds", "tokens_per_second"}
+CLOCK = {"seconds", "tokens_per_second", "mfu"}
 """What no two runs have in common."""
 PLACES = {"run_dir", "best_checkpoint", "last_checkpoint"}
 

@@ -81,7 +81,7 @@ def write_run(
         loss = curve(step)
         per_byte = f"{loss:.6g}" if bits is None else bits
         val = f"{loss:.6g},{np.exp(min(loss, 700.0)):.6g},{per_byte}" if step % every == 0 else ",,"
-        rows.append(f"{step},{step * 1024},{step * pace:.6g},{loss:.6g},{val},0.001,1.5,2048")
+        rows.append(f"{step},{step * 1024},{step * pace:.6g},{loss:.6g},{val},0.001,1.5,2048,")
     (run_dir / "metrics.csv").write_text("\n".join(rows) + "\n")
     return run_dir
 
@@ -197,7 +197,7 @@ def test_a_model_that_is_not_causal_is_marked_and_does_not_decide_the_height(
 def test_every_metric_is_drawn_over_every_axis(gptlab: Command, over: str, metric: str, first: str) -> None:
     write_run("runs/a", falling(2.0), optimizer__lr=0.1)
     metrics = write_run("runs/b", falling(3.0), optimizer__lr=0.2, pace=100.0) / "metrics.csv"
-    metrics.write_text(metrics.read_text().replace(",2048\n", ",4096\n"))
+    metrics.write_text(metrics.read_text().replace(",2048,\n", ",4096,\n"))
     result = gptlab("compare", "runs", f"over={over}", f"metric={metric}", "to=there.svg")
     assert next(iter(rows_of(result))) == f"optimizer.lr={first}"
     assert Path("there.svg").read_text().startswith("<?xml")

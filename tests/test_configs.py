@@ -59,8 +59,8 @@ def test_every_experiment_builds(name: str) -> None:
     assert build.part(config, "objective").best_metric.startswith("val/")
 
 
-@pytest.mark.parametrize(("steps", "warmup"), [(1, 0), (20, 3), (300, 50)])
-def test_a_run_of_any_length_passes_with_a_warm_up_of_a_sixth(steps: int, warmup: int) -> None:
+@pytest.mark.parametrize(("steps", "warmup"), [(1, 0), (20, 1), (660, 33)])
+def test_a_run_of_any_length_passes_with_a_warm_up_of_a_twentieth(steps: int, warmup: int) -> None:
     config = composed(f"max_steps={steps}")
     assert check(config).max_steps == steps
     factors = [build.part(config, "schedule")(step) for step in range(steps)]
@@ -79,9 +79,9 @@ def test_an_override_beats_an_experiment_and_that_beats_the_defaults() -> None:
     assert composed("experiment=verdict", "context_length=32")["model"]["context_length"] == 32
 
 
-def test_groups_interpolate_root_scalars_only() -> None:
+def test_groups_interpolate_root_scalars_or_values_of_their_own_node() -> None:
     roots = set(composed()) - {group.partition("/")[0] for group in GROUPS}
     for path in CONF.rglob("*.yaml"):
         if path.parent != CONF and path.parent.parent != CONF / "hydra":  # Hydra's node is one of its own
             for name in re.findall(r"\$\{([^}]+)\}", path.read_text()):
-                assert name in roots, f"{path}: {name}"
+                assert name in roots or re.fullmatch(r"\.\w+", name), f"{path}: {name}"

@@ -118,8 +118,8 @@ def test_a_loss_that_is_no_number_is_not_stepped_with(
 
     def odd(self: NextToken, model: torch.nn.Module, batch: tuple) -> object:
         loss = original(self, model, batch)
-        calls.append(model.training)
-        if model.training and (sum(calls) == 5 or (policy == "skip all" and sum(calls) > 5)):
+        calls.append(model.training and not model.head.weight.is_meta)  # operations are counted without weights
+        if calls[-1] and (sum(calls) == 5 or (policy == "skip all" and sum(calls) > 5)):
             return type(loss)(loss.sum * float("nan"), loss.count, loss.metrics)
         return loss
 

@@ -226,10 +226,18 @@ def train(*arguments: str) -> None:
 
 @pytest.mark.slow
 @pytest.mark.timeout(600)
-@pytest.mark.parametrize(("before", "after"), [(2, 2), (2, 1), (1, 2)])
-def test_ranks_resume(workplace: Path, before: int, after: int) -> None:
+@pytest.mark.parametrize(
+    ("before", "after", "optimizer"), [(2, 2, "adamw"), (2, 1, "adamw"), (1, 2, "adamw"), (2, 2, "muon")]
+)
+def test_ranks_resume(workplace: Path, before: int, after: int, optimizer: str) -> None:
     """The same number exactly. For another number the same global batches follow; sums are rounded in another order."""
-    exact = (*EXACT, *RANKS[before], "schedule.total_steps=7", f"model.dropout={0.2 if before == after else 0}")
+    exact = (
+        *EXACT,
+        *RANKS[before],
+        f"optimizer={optimizer}",
+        "schedule.total_steps=7",
+        f"model.dropout={0.2 if before == after else 0}",
+    )
     train(*exact, "run_dir=undisturbed")
     train(*exact, "run_dir=run", "max_steps=3")
     train("resume=run", f"max_steps={STEPS}", *(RANKS[after] if before != after else ()))

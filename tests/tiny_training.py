@@ -33,6 +33,8 @@ def make_module(
     steps: int = STEPS,
     seed: int = 0,
     optimizer: Callable[[torch.nn.Module], torch.optim.Optimizer] = adam,
+    on_nonfinite: str = "stop",
+    log_every: int = 1,
 ) -> TrainingModule:
     return TrainingModule(
         model=tiny_gpt(context_length=CONTEXT, dropout=dropout),
@@ -45,7 +47,8 @@ def make_module(
         micro_batch_size=rows,
         max_steps=steps,
         grad_clip=grad_clip,
-        on_nonfinite="stop",
+        on_nonfinite=on_nonfinite,
+        log_every=log_every,
     )
 
 

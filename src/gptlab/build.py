@@ -70,9 +70,12 @@ def model(config: Config, vocab_size: int) -> LanguageModel:
     return construct(config["model"], key="model", vocab_size=vocab_size)
 
 
-def meta_model(config: Config, vocab_size: int) -> LanguageModel:
-    """The model without memory for its weights: for checks, or to be filled."""
-    with _WithoutInit(), torch.device("meta"):
+def meta_model(config: Config, vocab_size: int, *, device: str = "meta") -> LanguageModel:
+    """The model without memory for its weights: for checks, or to be filled.
+
+    Within a mode of tensors without memory, `device` is the device that they claim to be on.
+    """
+    with _WithoutInit(), torch.device(device):
         return model(config, vocab_size)
 
 

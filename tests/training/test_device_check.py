@@ -107,6 +107,7 @@ def test_training_on_mps_begins_with_the_check(
     make_trainer, cpu = parts.make_trainer, devices.Hardware("cpu", 1, "32-true")
     monkeypatch.setattr(devices, "resolve", lambda settings: devices.Hardware("mps", 1, "32-true"))
     monkeypatch.setattr(parts, "make_trainer", lambda make, **ours: make_trainer(make, **{**ours, "hardware": cpu}))
+    monkeypatch.setattr("gptlab.cli.costs.peak_flops", lambda device, precision: (1e12, "of no card"))
     make_mps(monkeypatch, wrong_half)
     refused = gptlab("train", *TINY, "run_dir=run")
     assert refused.status == 2

@@ -84,7 +84,7 @@ def test_validation_is_the_mean_over_every_token_of_unequal_batches(tmp_path: Pa
     assert metrics["val/loss"][-1] == pytest.approx(mean, rel=1e-5)
     assert metrics["val/perplexity"][-1] == pytest.approx(math.exp(mean), rel=1e-5)
     assert metrics["val/bits_per_byte"][-1] == pytest.approx(mean / math.log(2), rel=1e-5)
-    assert module.recent_train_loss == pytest.approx(np.mean(metrics["train/loss"]), rel=1e-5)
+    assert module.steps.recent_loss == pytest.approx(np.mean(metrics["train/loss"]), rel=1e-5)
 
 
 @pytest.mark.parametrize("scale", [None, 1024.0])

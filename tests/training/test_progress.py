@@ -16,9 +16,7 @@ def test_a_run_of_hours_says_so_once_after_a_few_steps(
     lines: list[str] = []
     monkeypatch.setattr(progress.log, "info", lambda message, *values: lines.append(message % values))
     callback = progress.ProgressLine(every_seconds=1e9)
-    module: Any = SimpleNamespace(
-        recent_train_loss=None, metrics={"tokens_per_second": tokens_per_second}, unit="token"
-    )
+    module: Any = SimpleNamespace(steps=SimpleNamespace(recent_loss=None), unit="token")
     module.clock = SimpleNamespace(recent_tokens_per_second=tokens_per_second)
     module.device = SimpleNamespace(type="cpu")
     for step in range(1, 10):

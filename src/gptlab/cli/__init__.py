@@ -9,10 +9,11 @@ from gptlab.arguments import nearest
 
 COMMANDS = {
     "train": "train a model: gptlab train experiment=shakespeare_char data.path=input.txt",
-    "generate": 'continue a text: gptlab generate prompt="The import statement"',
+    "plan": "what a run would cost, before it starts: gptlab plan model=gpt2 batch_size=8",
+    "generate": 'continue a text: gptlab generate prompt="def "',
     "evaluate": "measure a model: gptlab evaluate checkpoint=outputs/... data.path=input.txt",
     "classify": 'classify texts: gptlab classify checkpoint=outputs/... text="You have won"',
-    "inspect": 'look inside a model: gptlab inspect prompt="The import statement"',
+    "inspect": 'look inside a model: gptlab inspect prompt="def __init__(self, name):"',
     "compare": "draw the curves of runs in one picture: gptlab compare outputs/a outputs/b over=tokens",
     "export": "hand a model on: gptlab export checkpoint=outputs/... to=my-model",
     "merge": "add an adapter to its weights: gptlab merge checkpoint=outputs/... to=my-model",

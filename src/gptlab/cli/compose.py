@@ -81,7 +81,7 @@ def run_command(task: Callable[[DictConfig], int], arguments: list[str], *, conf
         os.environ |= {FULL_ERROR: "1", FULL_ERROR_IS_OURS: "1"}
     try:
         words = [as_choice(argument) for argument in arguments]
-        words = quote_free_text(with_implied_choices(words) if config_name == "train" else words)
+        words = quote_free_text(with_implied_choices(words) if config_name in ("train", "plan") else words)
         words.sort(key=lambda word: word.startswith("~") or ("=" in word and not word.startswith("-")))  # flags first
         _check_flags(words, config_name)
         sys.argv = [typed[0], *words]

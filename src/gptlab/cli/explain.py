@@ -122,7 +122,7 @@ def _known_keys(config_name: str, arguments: list[str]) -> list[str]:
     """Every dotted key of the configuration, composed with the group choices that are valid."""
     chosen = [a for a in arguments if re.fullmatch(r"[\w/]+=[\w-]{1,99}", a)]
     chosen = [a for a in chosen if (CONF / f"{a.replace('=', '/')}.yaml").is_file()]
-    keys = [path.name for path in CONF.iterdir() if path.is_dir()] if config_name == "train" else []
+    keys = [path.name for path in CONF.iterdir() if path.is_dir()] if config_name in ("train", "plan") else []
     GlobalHydra.instance().clear()
     with initialize_config_dir(str(CONF), version_base="1.3"), suppress(HydraException, OmegaConfBaseException):
         config: Any = OmegaConf.to_container(compose(config_name, overrides=chosen, return_hydra_config=True))

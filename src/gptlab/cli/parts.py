@@ -18,9 +18,11 @@ from gptlab.checkpoint import Loaded
 from gptlab.checkpoint.adapted import fingerprint_of
 from gptlab.cli.load import initial_model
 from gptlab.cli.progress import show_pieces
+from gptlab.data.base import PreparedData
 from gptlab.data.module import DataModule
 from gptlab.errors import UserError
 from gptlab.model import LanguageModel
+from gptlab.model.blocks import checkpoint_activations, compile_blocks
 from gptlab.tokenizer import Tokenizer
 from gptlab.training import device_check, devices
 from gptlab.training.module import TrainingModule
@@ -69,13 +71,11 @@ def training_module(config: build.Config, data: DataModule, *, start: Loaded | N
         start: weights to start from, as `gptlab.load` returns them.
     """
     prepared = data.data
-    if prepared.labels is not None:  # known only now
-        if (given := config["model"].get("labels")) not in (None, prepared.labels):
-            raise UserError(f"model.labels={given}: {prepared.name} has {prepared.labels}; leave it out")
-        config = {**config, "model": {**config["model"], "labels": prepared.labels}}
+    config = _with_labels(config, prepared)
     if config["trainer"].get("limit_val_batches", 1.0) != 1.0:  # of the validated part it is not known
         prepared = replace(prepared, val_bytes_per_token=None)
     model, base_fingerprint = _model(config, prepared.tokenizer, start)
+    prepared_for_training(model, config)
     module = TrainingModule(
         model=model,
         objective=build.part(config, "objective"),
@@ -88,9 +88,36 @@ def training_module(config: build.Config, data: DataModule, *, start: Loaded | N
         max_steps=config["max_steps"],
         grad_clip=config["grad_clip"],
         on_nonfinite=config["on_nonfinite"],
+        log_every=config["log_every"],
     )
     module.base_fingerprint = base_fingerprint
     return module
+
+
+def _with_labels(config: build.Config, prepared: PreparedData) -> build.Config:
+    """The configuration with the labels of a classifier, which are known only now."""
+    if prepared.labels is None:
+        return config
+    if (given := config["model"].get("labels")) not in (None, prepared.labels):
+        raise UserError(f"model.labels={given}: {prepared.name} has {prepared.labels}; leave it out")
+    return {**config, "model": {**config["model"], "labels": prepared.labels}}
+
+
+def model_without_memory(config: build.Config, prepared: PreparedData, *, device: str = "meta") -> LanguageModel:
+    """The model that a run trains, with frozen parts and adapter but without weights; see `build.meta_model`."""
+    model = build.meta_model(_with_labels(config, prepared), prepared.tokenizer.vocab_size, device=device)
+    with torch.device(device):
+        _choose_what_trains(config, model)
+    return prepared_for_training(model, {**config, "compile": False})  # the compiler wants real tensors
+
+
+def prepared_for_training(model: LanguageModel, config: build.Config) -> LanguageModel:
+    """The same model, changed in place: by `activation_checkpointing` and `compile`."""
+    if config["activation_checkpointing"]:
+        checkpoint_activations(model)
+    if config["compile"]:
+        compile_blocks(model)
+    return model
 
 
 def _model(config: build.Config, tokenizer: Tokenizer, start: Loaded | None) -> tuple[LanguageModel, str | None]:
@@ -98,13 +125,17 @@ def _model(config: build.Config, tokenizer: Tokenizer, start: Loaded | None) -> 
     torch.manual_seed(config["seed"])
     base_fingerprint = fingerprint_of(start) if start is not None and "adapter" in config else None
     model = initial_model(start, config, tokenizer) if start else build.model(config, tokenizer.vocab_size)
-    if base_fingerprint is None:
+    _choose_what_trains(config, model)
+    return model, base_fingerprint
+
+
+def _choose_what_trains(config: build.Config, model: LanguageModel) -> None:
+    if "adapter" not in config:
         model.tune(config["tune"])
-        return model, None
+        return
     build.settings_of(build.part(config, "adapter").apply, {"model": model}, "adapter")
     if not model.generates:
         model.head.requires_grad_(True)  # a classifier's head is new
-    return model, base_fingerprint
 
 
 def trainer(config: build.Config, callbacks: list[L.Callback]) -> L.Trainer:
@@ -123,6 +154,7 @@ def trainer(config: build.Config, callbacks: list[L.Callback]) -> L.Trainer:
             callbacks=callbacks,
             max_steps=config["max_steps"],
             validate_every=config["validate_every"],
+            log_every=config["log_every"],
             run_dir=Path(config["run_dir"]),
         )
     except MisconfigurationException as error:

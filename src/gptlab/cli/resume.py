@@ -23,7 +23,8 @@ from gptlab.training.run_files import CONFIG, LAST, PREVIOUS, ResumeState, read_
 log = logging.getLogger("gptlab")
 
 CHANGEABLE = (
-    *("max_steps", "validate_every", "save_every", "micro_batch_size", "on_nonfinite", "schedule.total_steps"),
+    *("max_steps", "validate_every", "save_every", "log_every", "micro_batch_size", "on_nonfinite"),
+    *("schedule.total_steps", "compile", "activation_checkpointing"),
     *("data.path", "data.num_workers", "data.cache_dir", "check_device", "trainer", "logger", "callbacks"),
 )
 """Keys and whole groups that leave what is trained alone."""

@@ -8,6 +8,7 @@ from gptlab import build
 from gptlab.arguments import NonNegative, Positive
 from gptlab.errors import UserError
 from gptlab.model.base import Tune, check_model
+from gptlab.model.blocks import checkpoint_activations
 
 STAND_IN_VOCABULARY = 1000
 NODES = ("data", "tokenizer", "model", "objective", "optimizer", "schedule", "trainer")
@@ -35,9 +36,12 @@ class TrainSettings:
     max_steps: Positive
     validate_every: Positive
     save_every: Positive
+    log_every: Positive
     grad_clip: float | None
     on_nonfinite: Literal["stop", "skip"]
     check_device: bool
+    compile: bool
+    activation_checkpointing: bool
     run_dir: str | None
     resume: str | None
     resume_sweep: str | None
@@ -84,6 +88,8 @@ def check(config: build.Config, *, decided: bool = False) -> TrainSettings:
         n_positions, wanted = model.context_length, checked.context_length
         raise UserError(f"model.context_length={n_positions} is less than context_length={wanted}")
     build.settings_of(model.tune, {"what": checked.tune})
+    if checked.activation_checkpointing:
+        build.settings_of(checkpoint_activations, {"model": model})
     if "adapter" in config:
         adapter = build.part(config, "adapter")
         if checked.init_from is None:

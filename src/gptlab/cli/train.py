@@ -20,6 +20,7 @@ from gptlab.cli.settings import TrainSettings, absolute_paths, check
 from gptlab.cli.sweep import command_to_resume
 from gptlab.cli.trials import begin_trial, pruning_callbacks, unresolved
 from gptlab.errors import UserError
+from gptlab.memory import keep_freed_memory
 from gptlab.signals import END_OF_PROCESS, leave, signal_handler, unhandled
 from gptlab.sweep.trial import this_trial
 from gptlab.training import devices
@@ -28,6 +29,9 @@ from gptlab.training.run_dir import check_free, create_run_dir, forget_ranks, is
 from gptlab.training.run_files import ResumeState
 
 if TYPE_CHECKING:
+    from lightning import Callback
+
+    from gptlab.data.module import DataModule
     from gptlab.training.module import TrainingModule
 
 log = logging.getLogger("gptlab")
@@ -36,8 +40,7 @@ log = logging.getLogger("gptlab")
 def train(cfg: DictConfig) -> int:
     """One run. Most settings are checked before data is read, and all data before a directory is made."""
     _check_is_one_run(cfg)
-    if HydraConfig.get().mode == RunMode.RUN:  # standard input of a cluster's job is not the sweep's
-        begin_trial()
+    _begin()
     overrides = unresolved(HydraConfig.get().overrides.task)
     run_log = RunLog(writes=is_rank_zero())
     with ExitStack() as stack:
@@ -55,7 +58,7 @@ def train(cfg: DictConfig) -> int:
             return 0
         if state.run_dir is None and is_rank_zero():
             check_free(settings.run_dir)
-        hardware = devices.resolve(config["trainer"])  # here for its checks
+        hardware = _hardware(config, settings)
 
         from gptlab.cli import parts  # imports Lightning: seconds that no mistake above has to wait for
         from gptlab.training.run import run
@@ -72,9 +75,9 @@ def train(cfg: DictConfig) -> int:
         module = parts.training_module(config, data, start=start)
         if start is not None and state.checkpoint is None:
             module.validated_step = -1  # the weights are validated before the first step
-        trainer = parts.trainer(config, pruning_callbacks(module.metric_names))
+        trainer = parts.trainer(config, _callbacks(module, data, hardware))
         if is_rank_zero():
-            _announce(module, hardware, start, state)
+            _announce(module, data, hardware, start, state)
         if settings.check_device:
             parts.check_device(module, data, hardware)
 
@@ -98,6 +101,13 @@ def train(cfg: DictConfig) -> int:
 main = partial(run_command, train, config_name="train")
 
 
+def _begin() -> None:
+    """What comes before the first large tensor, and before anything that a sweep waits for."""
+    keep_freed_memory()
+    if HydraConfig.get().mode == RunMode.RUN:  # standard input of a cluster's job is not the sweep's
+        begin_trial()
+
+
 def _check_is_one_run(cfg: DictConfig) -> None:
     """Raises UserError if the command was meant to be a sweep."""
     hydra = HydraConfig.get()
@@ -108,6 +118,14 @@ def _check_is_one_run(cfg: DictConfig) -> None:
     sweep = hydra.runtime.choices.get("sweep")
     if sweep is not None and this_trial() is None:
         raise UserError(f"sweep={sweep} starts no sweep: its file lacks `hydra: mode: MULTIRUN`, or start it with -m")
+
+
+def _hardware(config: build.Config, settings: TrainSettings) -> devices.Hardware:
+    """What the run trains on. Raises UserError if it cannot."""
+    hardware = devices.resolve(config["trainer"])
+    if settings.compile:
+        devices.check_compiler(hardware.accelerator)
+    return hardware
 
 
 def _open_run_dir(settings: TrainSettings, state: ResumeState, overrides: list[str], stack: ExitStack) -> Path:
@@ -121,8 +139,23 @@ def _open_run_dir(settings: TrainSettings, state: ResumeState, overrides: list[s
     return state.run_dir
 
 
-def _announce(module: "TrainingModule", hardware: devices.Hardware, start: Loaded | None, state: ResumeState) -> None:
-    """Say what is trained, from what, and on what."""
+def _callbacks(module: "TrainingModule", data: "DataModule", hardware: devices.Hardware) -> "list[Callback]":
+    """Those that no setting names."""
+    from gptlab.cli.costs import fastest
+    from gptlab.training.callbacks.compilation import Compilation
+    from gptlab.training.callbacks.utilization import Utilization
+
+    utilization = Utilization(partial(fastest, module.config, data, hardware))
+    compilation = [Compilation(data.micro_batch_size)] if module.config["compile"] else []
+    return [*compilation, utilization, *pruning_callbacks(module.metric_names)]
+
+
+def _announce(
+    module: "TrainingModule", data: "DataModule", hardware: devices.Hardware, start: Loaded | None, state: ResumeState
+) -> None:
+    """Say what is trained, from what, on what, and whether it fits."""
+    from gptlab.cli.costs import warn
+
     n_parameters = sum(parameter.numel() for parameter in module.model.parameters())
     ranks = f"{hardware.n_ranks} x {hardware.accelerator}" if hardware.n_ranks > 1 else hardware.accelerator
     if state.checkpoint is not None:
@@ -136,6 +169,7 @@ def _announce(module: "TrainingModule", hardware: devices.Hardware, start: Loade
     n_trainable = sum(parameter.numel() for parameter in module.model.parameters() if parameter.requires_grad)
     trainable = f" ({n_trainable:,} of them train)" if n_trainable < n_parameters else ""
     log.info("%s parameters%s on %s, precision %s", f"{n_parameters:,}", trainable, ranks, hardware.precision)
+    warn(module, data, hardware)
     log.info("run directory %s", shortened(Path(module.config["run_dir"])))
 
 

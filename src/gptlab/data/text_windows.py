@@ -28,7 +28,12 @@ class TextWindows(Data):
         val_fraction: the share of the tokens that is kept for validation.
         num_workers: processes that gather training batches; 0 for none.
         cache_dir: the directory of the token cache; None for the user's cache directory.
+
+    Attributes:
+        prompt: what samples continue; None for a few words of the validation text.
     """
+
+    prompt: str | None = None
 
     def __init__(self, *, stride: int | None, val_fraction: float, num_workers: int, cache_dir: str | None) -> None:
         if stride is not None and stride < 1:
@@ -92,7 +97,7 @@ class TextWindows(Data):
             val=EvalWindows(val, context_length=context_length, stride=context_length),
             test=None,
             val_bytes_per_token=None if n_val_bytes is None else n_val_bytes / (len(val) - 1),
-            prompt=first_words(val, corpus.tokenizer),
+            prompt=self.prompt or first_words(val, corpus.tokenizer),
         )
 
     def evaluated(self, corpus: Corpus) -> tuple[int, int]:

@@ -14,7 +14,8 @@ class Clock:
         self.training_seconds = 0.0
         self._began = time.perf_counter()
         self._step_began: float | None = None
-        self._recent: deque[tuple[float, int]] = deque(maxlen=20)  # (seconds, tokens) of a step
+        self._n_tokens = 0  # of the steps since the last reading
+        self._recent: deque[tuple[float, int]] = deque(maxlen=20)  # (seconds, tokens) between two readings
 
     @property
     def seconds(self) -> float:
@@ -22,7 +23,7 @@ class Clock:
 
     @property
     def recent_tokens_per_second(self) -> float:
-        """Mean over the last 20 steps."""
+        """Mean over the last 20 readings; 0 before the first."""
         return sum(tokens for _, tokens in self._recent) / max(sum(seconds for seconds, _ in self._recent), 1e-9)
 
     def resume(self) -> None:
@@ -30,11 +31,17 @@ class Clock:
         self._step_began = self._step_began or time.perf_counter()
 
     def end_step(self, n_tokens: int) -> None:
+        self._n_tokens += n_tokens
+
+    def read(self) -> None:
+        """Take the time of the steps since the last reading."""
+        if self._n_tokens == 0:
+            return
         now = time.perf_counter()
         seconds = now - (self._step_began or now)
         self.training_seconds += seconds
-        self._recent.append((seconds, n_tokens))
-        self._step_began = now
+        self._recent.append((seconds, self._n_tokens))
+        self._step_began, self._n_tokens = now, 0
 
     def pause(self) -> None:
         """The time until the next step is not training."""

@@ -1,11 +1,14 @@
 """Accelerator, devices and precision of a run, checked before anything heavy is imported or read."""
 
+import logging
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 
 from gptlab.errors import UserError
+
+log = logging.getLogger("gptlab")
 
 SHORT_PRECISIONS = {"32": "32-true", "16": "16-mixed", "bf16": "bf16-mixed", "64": "64-true"}
 PRECISIONS = {
@@ -107,3 +110,13 @@ def check_weights_precision(precision: int | str, device: str) -> None:
 def _has_bf16(device: str) -> bool:
     """In hardware, for CUDA. torch has it on every CPU, and wherever it has MPS (macOS 14)."""
     return device != "cuda" or torch.cuda.is_bf16_supported(including_emulation=False)
+
+
+def check_compiler(device: str) -> None:
+    """Compile a sum. Raises UserError if torch's compiler does not work here: on a CPU it needs one for C++."""
+    log.info("trying torch's compiler")
+    try:
+        torch.compile(lambda x: x + x)(torch.ones(2, device=device))
+    except Exception as error:  # of many kinds
+        reason = str(error).strip().splitlines()[0]
+        raise UserError(f"compile=true: torch's compiler does not work here ({reason}); use compile=false") from error

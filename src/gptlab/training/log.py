@@ -64,6 +64,7 @@ def quiet_lightning() -> None:
         *("does not have many workers", "is smaller than the logging interval", "`training_step` returned `None`"),
         *("Checkpoint directory .* exists and is not empty", "Total length of .* across ranks is zero"),
         "It is recommended to use `self.log.*sync_dist=True",  # the values are sums over all ranks already
+        "You have overridden `on_before_batch_transfer`",  # gptlab's DataModule has none
         *("isinstance.treespec, LeafSpec.. is deprecated", "`_pytree"),
     ):
         warnings.filterwarnings("ignore", message=f".*{message}")

@@ -10,7 +10,7 @@ __all__ = ["COLUMNS", "METRICS", "read_metrics", "read_rows"]
 
 COLUMNS = (
     *("step", "tokens", "seconds", "train/loss", "val/loss", "val/perplexity", "val/bits_per_byte"),
-    *("lr", "grad_norm", "tokens_per_second"),
+    *("lr", "grad_norm", "tokens_per_second", "mfu"),
 )
 """The columns of every run. An objective's further metrics follow."""
 

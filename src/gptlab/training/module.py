@@ -6,7 +6,6 @@ by the global count of target tokens.
 
 import logging
 import math
-from collections import deque
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
@@ -25,11 +24,9 @@ from gptlab.training import state, stepping
 from gptlab.training.clock import Clock
 from gptlab.training.ranks import data_parallel
 from gptlab.training.stops import Interrupted, NonFiniteGuard
+from gptlab.training.sums import Step, TrainingSums, sums
 
 log = logging.getLogger("gptlab")
-
-RECENT_STEPS = 100
-"""summary.json's train_loss is the mean over the tokens of this many last steps."""
 
 
 class TrainingModule(L.LightningModule):
@@ -45,6 +42,7 @@ class TrainingModule(L.LightningModule):
         max_steps: length of the run; a Trainer with fewer max_steps ends it earlier.
         grad_clip: largest gradient norm; None for no clipping.
         on_nonfinite: "stop" or "skip", for a step whose loss or gradient norm is not finite.
+        log_every: steps from one log to the next. Between them nobody waits for the device. The last step is logged.
 
     Attributes:
         metrics: of the last step and the last validation.
@@ -73,6 +71,7 @@ class TrainingModule(L.LightningModule):
         max_steps: int,
         grad_clip: float | None,
         on_nonfinite: str,
+        log_every: int,
     ) -> None:
         super().__init__()
         self.automatic_optimization = False
@@ -81,6 +80,7 @@ class TrainingModule(L.LightningModule):
         self.data = data
         self.config = config
         self.guard = NonFiniteGuard(on_nonfinite)
+        self.steps = TrainingSums(self.guard, objective.metrics, self._sum_over_ranks)
         self.clock = Clock()
         self.metrics: dict[str, float] = {}
         self.unit: str = getattr(objective, "unit", "token")
@@ -90,21 +90,34 @@ class TrainingModule(L.LightningModule):
 
         self._make_optimizer, self._schedule, self._grad_clip = optimizer, schedule, grad_clip
         self._seed, self._micro_batch_size, self._max_steps = seed, micro_batch_size, max_steps
-        self._loss = self._grad_norm = math.nan  # of the current step
-        self.recent: deque[tuple[float, int]] = deque(maxlen=RECENT_STEPS)  # (summed loss, tokens) of a step
-        self._losses: list[Loss] = []  # of the current validation or test
+        self._log_every = log_every
+        self._n_targets: int | None = None  # of the current step
+        self._losses: list[Loss] = []  # of the current step, validation or test
         self.resumed_step: int | None = None  # until Lightning's counters are set to it
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
+        self._weights = list(self.model.parameters())  # to walk through the model takes a while
         return self._make_optimizer(self.model)
 
-    @property
-    def recent_train_loss(self) -> float | None:
-        """Mean over the tokens of the last steps, nats per token."""
-        tokens = sum(n for _, n in self.recent)
-        return sum(loss for loss, _ in self.recent) / tokens if tokens else None
-
     # -- training --------------------------------------------------------------------------------------------------
+
+    def on_before_batch_transfer(self, batch: Batch, dataloader_idx: int) -> Batch:
+        """Count the targets of a step before the batch is on the device, for which the count would have to wait."""
+        if self.trainer.training:
+            self._n_targets = int(self.objective.count(batch))
+        return batch
+
+    def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
+        """One exchange tells all ranks how many targets the step has, and whether a signal has come to any of them."""
+        self.between_steps = True  # callbacks and loggers have seen the last step
+        stops: float = self.stop_requested
+        if self._n_targets is None:  # the user's DataModule has such a hook of its own
+            self._n_targets = int(self.objective.count(batch))
+        if data_parallel(self.trainer)[1] > 1:
+            exchanged = self._sum_over_ranks(torch.tensor([self._n_targets, stops]))
+            self._n_targets, stops = exchanged.long().tolist()
+        if stops:
+            self._stop()
 
     def training_step(self, batch: Batch, batch_idx: int) -> None:
         """One optimizer step. The batch is this rank's share of it."""
@@ -116,44 +129,55 @@ class TrainingModule(L.LightningModule):
         stepping.seed_step(self._seed, step, rank, self.device)
         lr = stepping.set_lr(optimizer, self._schedule(step))
 
-        n_targets = int(self._sum_over_ranks(self.objective.count(batch))[0])  # of the whole step, on all ranks
-        if n_targets == 0:
+        n_targets, self._n_targets = self._n_targets, None
+        if not n_targets:
             raise ValueError(f"the batch of step {step + 1} has nothing to learn: none of its targets counts")
-        micro_batches = stepping.split(batch, self._micro_batch_size)
-        losses: list[Loss] = []
+        scale = n_ranks / n_targets  # DDP averages over ranks; the step needs a sum
+        micro_batches, self._losses = stepping.split(batch, self._micro_batch_size), []
         for number, micro_batch in enumerate(micro_batches, start=1):
             with stepping.gradient_sync(self.trainer.strategy, now=number == len(micro_batches)):
                 loss = self.objective(self.model, micro_batch)
-                self.manual_backward(loss.sum * (n_ranks / n_targets))  # DDP averages over ranks; the step needs a sum
-            losses.append(replace(loss, sum=loss.sum.detach()))
-        metrics = self._mean_metrics("train", losses)
-
-        self._loss = metrics["train/loss"]
-        optimizer.step()  # calls on_before_optimizer_step, which clips and sets self._grad_norm
+                self.manual_backward(loss.sum * scale)
+            self._losses.append(replace(loss, sum=loss.sum.detach()))
+        optimizer.step()  # calls on_before_optimizer_step
         optimizer.zero_grad()
 
         self.n_tokens += n_targets
-        if math.isfinite(self._loss):
-            self.recent.append((self._loss * n_targets, n_targets))
         self.clock.end_step(n_targets)
-        self._log(
-            metrics
-            | {"lr": lr, "grad_norm": self._grad_norm, "tokens": self.n_tokens}
-            | {"tokens_per_second": self.clock.recent_tokens_per_second, "seconds": self.clock.seconds}
-            | ({"skipped_steps": self.guard.n_skipped} if self.guard.skips else {})
-        )
+        if self._is_logged(step + 1):
+            self.clock.read()
+            self._log(
+                self._means("train", self.steps.to_log())
+                | {"lr": lr, "grad_norm": self.steps.gradient_norm, "tokens": self.n_tokens}
+                | {"tokens_per_second": self.clock.recent_tokens_per_second, "seconds": self.clock.seconds}
+                | ({"skipped_steps": self.guard.n_skipped} if self.guard.skips else {})
+            )
         self.trainer.should_stop |= self.trainer.global_step >= self._total_steps  # after one more validation
 
     def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
-        """Measure and clip the gradient; drop it if the step must be skipped."""
+        """Measure and clip the gradient; skip the step if it must be, on the device if nobody reads it now."""
         self.between_steps = False  # a failure before this line leaves the weights of the last step
         scaler = getattr(self.trainer.precision_plugin, "scaler", None)  # fp16 only
         scale = stepping.gradient_scale(optimizer, scaler)
         limit = math.inf if self._grad_clip is None else self._grad_clip * scale
-        self._grad_norm = float(clip_grad_norm_(self.model.parameters(), limit)) / scale
-        norm = 0.0 if scaler is not None else self._grad_norm  # overflow is routine with a scaler: it skips the step
-        if not self.guard.allows(self.trainer.global_step, loss=self._loss, gradient_norm=norm):
-            stepping.drop_gradient(optimizer, scaler)
+        norm = clip_grad_norm_(self._weights, limit) / scale
+        step = Step(self.trainer.global_step, self._losses, norm, overflows=scaler is not None)
+        self.steps.add(step)
+        if stepping.can_skip_by_flag(optimizer, scaler) and not self._is_logged(step.number + 1):
+            stepping.skip_if(self.trainer.strategy.reduce(step.is_bad(), reduce_op="max"), optimizer)
+        else:
+            stepping.skip_if(None, optimizer)
+            if not self.steps.read():
+                stepping.drop_gradient(optimizer, scaler)
+
+    def catch_up(self) -> None:
+        """Read what steps have left on the device, before a validation or a save. Raises NonFiniteError."""
+        self.steps.read()
+        self.clock.read()
+
+    def _is_logged(self, step: int) -> bool:
+        """Whether the log includes this number of steps. Lightning's `log_every_n_steps` writes at the same."""
+        return step % self._log_every == 0 or step >= self._total_steps
 
     # -- validation, test, prediction ------------------------------------------------------------------------------
 
@@ -187,26 +211,22 @@ class TrainingModule(L.LightningModule):
 
     def _evaluated(self, split: str) -> dict[str, float]:
         """The mean metrics of a validation or test, and what the objective derives from the mean loss."""
-        means = self._mean_metrics(split, self._losses)
+        means = self._means(split, self._sum_over_ranks(sums([self._losses], self.objective.metrics)).tolist())
         derived = self.objective.summary(means[f"{split}/loss"])
         return means | {f"{split}/{name}": value for name, value in derived.items()}
 
-    def _mean_metrics(self, split: str, losses: list[Loss]) -> dict[str, float]:
-        """Means over all tokens of all ranks, summed in double precision: there may be millions of tokens."""
-        columns = {"loss": [loss.sum for loss in losses]}
-        columns |= {name: [loss.metrics[name] for loss in losses] for name in self.objective.metrics}
-        count = torch.stack([loss.count for loss in losses]).sum()
-        totals = [torch.stack(column).cpu().double().sum() for column in columns.values()]
-        n_tokens, *sums = self._sum_over_ranks(count, *totals)
-        if n_tokens == 0:
+    def _means(self, split: str, rows: list[list[float]]) -> dict[str, float]:
+        """Means over all tokens of rows of `sums`."""
+        count, *totals = map(sum, zip(*rows, strict=True))
+        if count == 0:
             raise ValueError(f"{split}: there is nothing to measure, none of the targets counts")
-        return {f"{split}/{name}": total / n_tokens for name, total in zip(columns, sums, strict=True)}
+        names = ("loss", *self.objective.metrics)
+        return {f"{split}/{name}": total / count for name, total in zip(names, totals, strict=True)}
 
-    def _sum_over_ranks(self, *values: Tensor) -> list[float]:
+    def _sum_over_ranks(self, values: Tensor) -> Tensor:
         if data_parallel(self.trainer)[1] == 1:
-            return [float(value) for value in values]
-        local = torch.stack([value.to(self.device, torch.float64) for value in values])
-        return self.trainer.strategy.reduce(local, reduce_op="sum").tolist()
+            return values
+        return self.trainer.strategy.reduce(values.to(self.device, torch.float64), reduce_op="sum")
 
     @property
     def metric_names(self) -> list[str]:
@@ -242,11 +262,8 @@ class TrainingModule(L.LightningModule):
             self.trainer.fit_loop.epoch_loop.val_loop.run()
             self.trainer.training = True
 
-    def on_train_batch_start(self, *_: Any) -> None:
-        self.between_steps = True  # callbacks and loggers have seen the last step
-        self._stop_if_requested()
-
     def on_validation_start(self) -> None:
+        self.catch_up()  # before anything can be saved
         self.between_steps = True
         self._stop_if_requested()
         self.clock.pause()
@@ -254,8 +271,11 @@ class TrainingModule(L.LightningModule):
     def _stop_if_requested(self) -> None:
         """Raises Interrupted if a signal has come to any rank."""
         if self.trainer.strategy.reduce_boolean_decision(self.stop_requested, all=False):
-            log.info("stopping at step %d: saving (press Ctrl-C again to leave at once)", self.trainer.global_step)
-            raise Interrupted
+            self._stop()
+
+    def _stop(self) -> None:
+        log.info("stopping at step %d: saving (press Ctrl-C again to leave at once)", self.trainer.global_step)
+        raise Interrupted
 
     @property
     def _total_steps(self) -> int:
@@ -271,6 +291,7 @@ class TrainingModule(L.LightningModule):
     # -- checkpoints -----------------------------------------------------------------------------------------------
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        self.catch_up()
         state.save(self, checkpoint)
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:

@@ -180,7 +180,7 @@ def summarize(trainer: L.Trainer, module: TrainingModule, run_dir: Path) -> dict
         "causal": module.model.causal or not module.model.generates,
         "parameters": sum(parameter.numel() for parameter in module.model.parameters()),
         "trainable_parameters": sum(p.numel() for p in module.model.parameters() if p.requires_grad),
-        "train_loss": module.recent_train_loss,
+        "train_loss": module.steps.recent_loss,
         **val_metrics,
         **module.summary,
         "best_val_loss": best.get("best_val_loss"),

@@ -24,7 +24,8 @@ def save(module: "TrainingModule", checkpoint: dict[str, Any]) -> None:
         "text_fingerprint": data.fingerprint,
         "prompt": data.prompt,
         "tokens": module.n_tokens,
-        "recent": [list(pair) for pair in module.recent],
+        "recent": [list(pair) for pair in module.steps.recent],
+        "unlogged": module.steps.unlogged,
         "clock": module.clock.state(),
         "metrics": dict(module.metrics),
         "n_skipped": module.guard.n_skipped,
@@ -41,7 +42,8 @@ def load(module: "TrainingModule", checkpoint: dict[str, Any]) -> None:
         own = module.state_dict()
         checkpoint["state_dict"] = {**checkpoint["state_dict"], **{name: own[name] for name in _frozen(module)}}
     module.n_tokens = ours["tokens"]
-    module.recent.extend((loss, tokens) for loss, tokens in ours["recent"])
+    module.steps.recent.extend((loss, tokens) for loss, tokens in ours["recent"])
+    module.steps.unlogged = ours.get("unlogged", [])  # 0.1.0 logged each step
     module.clock.load(ours["clock"])
     module.metrics.update(ours["metrics"])
     module.guard.n_skipped = ours["n_skipped"]

@@ -7,6 +7,7 @@ from typing import Any
 import lightning as L
 import torch
 from lightning.pytorch.core.optimizer import LightningOptimizer
+from torch import Tensor
 
 from gptlab.objective import Batch
 from gptlab.private import set_logged_steps
@@ -54,6 +55,19 @@ def drop_gradient(optimizer: torch.optim.Optimizer, scaler: torch.amp.GradScaler
     for parameter in (parameter for group in optimizer.param_groups for parameter in group["params"]):
         if parameter.grad is not None:
             parameter.grad = parameter.grad.fill_(math.inf) if is_checked_later else None
+
+
+def can_skip_by_flag(optimizer: torch.optim.Optimizer, scaler: torch.amp.GradScaler | None) -> bool:
+    """Whether `skip_if` works: torch's fused optimizers look at the flag, except on MPS; a scaler has its own."""
+    device = next(p.device.type for group in optimizer.param_groups for p in group["params"])
+    if scaler is not None or device == "mps":
+        return False
+    return getattr(optimizer, "looks_at_found_inf", optimizer.defaults.get("fused", False))
+
+
+def skip_if(flag: Tensor | None, optimizer: torch.optim.Optimizer) -> None:
+    """Make the optimizer's next step change nothing if the flag is 1.0, (), which the host does not have to know."""
+    optimizer.found_inf = flag  # type: ignore[attr-defined] # as GradScaler tells its optimizers
 
 
 def start_at(trainer: L.Trainer, step: int) -> None:

@@ -44,6 +44,7 @@ def make_trainer(
     callbacks: Sequence[L.Callback],
     max_steps: int,
     validate_every: int,
+    log_every: int,
     run_dir: Path,
 ) -> L.Trainer:
     """A Trainer that counts optimizer steps, validates by steps, and writes checkpoints atomically.
@@ -51,7 +52,7 @@ def make_trainer(
     Args:
         trainer: `L.Trainer`, or a partial of it with further settings.
         loggers, callbacks: its own. Without a Checkpoints or ModelCheckpoint among them nothing is saved.
-        max_steps, validate_every: optimizer steps.
+        max_steps, validate_every, log_every: optimizer steps.
         run_dir: where Lightning's other callbacks write.
     """
     quiet_lightning()
@@ -69,7 +70,7 @@ def make_trainer(
         val_check_interval=validate_every,
         check_val_every_n_epoch=None,
         num_sanity_val_steps=0,
-        log_every_n_steps=1,
+        log_every_n_steps=log_every,
         enable_progress_bar=False,
         enable_model_summary=False,
         enable_checkpointing=any(isinstance(callback, L.pytorch.callbacks.Checkpoint) for callback in callbacks),

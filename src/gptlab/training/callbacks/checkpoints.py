@@ -61,6 +61,7 @@ class Checkpoints(Checkpoint):
             self._save_last(trainer, module)
 
     def _save_last(self, trainer: L.Trainer, module: TrainingModule) -> None:
+        module.catch_up()
         now = (trainer.global_step, module.validation_pending)
         if now != self._saved and trainer.global_step > 0 and not module.guard.in_a_row:
             for logger in trainer.loggers:  # what is logged of this step is in the files before the step counts as done

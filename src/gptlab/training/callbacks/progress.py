@@ -39,6 +39,7 @@ class ProgressLine(L.Callback):
         self._bar: Progress | None = None
         self._last_line = 0.0
         self._first_step = 0  # of this session
+        self._estimates = True  # once
 
     @rank_zero_only
     def on_train_start(self, trainer: L.Trainer, module: L.LightningModule) -> None:
@@ -53,11 +54,16 @@ class ProgressLine(L.Callback):
 
     @rank_zero_only
     def on_train_batch_end(self, trainer: L.Trainer, module: Any, *_: Any) -> None:
-        now = f"{_train_loss(module)}  {module.metrics['tokens_per_second']:,.0f} {module.unit}s/s"
+        tokens_per_second = module.clock.recent_tokens_per_second
+        if tokens_per_second == 0:  # before the first log
+            return
+        now = f"{_train_loss(module)}  {tokens_per_second:,.0f} {module.unit}s/s"
         seconds_left = _seconds_left(trainer, module)
-        if trainer.global_step == self._first_step + ESTIMATE_STEPS and seconds_left > 3600 * LONG_RUN:
-            hours, device = seconds_left / 3600, module.device.type
-            log.info("this run will take about %.3g hours on this machine (%s); Ctrl-C stops it", hours, device)
+        if self._estimates and trainer.global_step >= self._first_step + ESTIMATE_STEPS:
+            self._estimates = False
+            if seconds_left > 3600 * LONG_RUN:
+                hours, device = seconds_left / 3600, module.device.type
+                log.info("this run will take about %.3g hours on this machine (%s); Ctrl-C stops it", hours, device)
         if self._bar is not None:
             self._bar.update(self._bar.task_ids[0], completed=trainer.global_step, description=now)
         elif time.monotonic() - self._last_line >= self.every_seconds:
@@ -82,7 +88,7 @@ class ProgressLine(L.Callback):
 
 
 def _train_loss(module: TrainingModule) -> str:
-    loss = module.recent_train_loss
+    loss = module.steps.recent_loss
     return "" if loss is None else f"train loss {loss:.3f}"  # None before the first step
 
 

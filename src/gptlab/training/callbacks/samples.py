@@ -2,6 +2,7 @@
 
 import logging
 import math
+from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 from typing import Any
 
@@ -47,7 +48,7 @@ class Samples(L.Callback):
         tokenizer, ids = module.data.tokenizer, self._prompt_ids
         sampler = self._make_sampler(generator=torch.Generator(module.device).manual_seed(self.seed))
         how: dict[str, Any] = {"max_new_tokens": self.max_new_tokens, "sampler": sampler, "stops": ()}
-        with trainer.precision_plugin.forward_context():
+        with trainer.precision_plugin.forward_context(), _uncompiled(module):
             pieces = [text for _, text in continue_texts(module.model, tokenizer, [ids], **how)]
         asked = module.data.prompt if self.prompt is None else self.prompt
         before = tokenizer.decode(ids) if module.data.template is None else f"{asked}\n=> "
@@ -56,6 +57,11 @@ class Samples(L.Callback):
         for logger in trainer.loggers:
             if isinstance(logger, TensorBoardLogger):  # the indent keeps it from reading the text as markdown
                 logger.experiment.add_text("sample", "\n".join(f"    {line}" for line in lines), trainer.global_step)
+
+
+def _uncompiled(module: TrainingModule) -> AbstractContextManager[Any]:
+    """Blocks with a KV cache are others to the compiler, and one text is not worth another compilation."""
+    return torch.compiler.set_stance("force_eager") if module.config.get("compile") else nullcontext()
 
 
 def prompt_ids(prompt: str | None, module: TrainingModule, *, key: str) -> list[int]:

@@ -15,7 +15,7 @@ from tensorboard.plugins.hparams.api_pb2 import STATUS_FAILURE, STATUS_SUCCESS
 from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData, SessionEndInfo, SessionStartInfo
 
 STATUSES = {"finished": STATUS_SUCCESS, "failed": STATUS_FAILURE}
-VITALS = ("lr", "grad_norm", "tokens", "tokens_per_second", "skipped_steps")
+VITALS = ("lr", "grad_norm", "tokens", "tokens_per_second", "mfu", "skipped_steps")
 """Shown as `vitals/lr` ...: TensorBoard sorts by name, and train/ and val/ should come first, in HPARAMS too."""
 
 

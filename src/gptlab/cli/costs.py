@@ -1,0 +1,106 @@
+"""What a step of a configuration's run costs on its device, and what a run says of it. It imports Lightning."""
+
+import logging
+from functools import partial
+
+import numpy as np
+import torch
+from torch import nn
+
+from gptlab import build
+from gptlab.cli.parts import model_without_memory
+from gptlab.data.module import DataModule
+from gptlab.training.cost import flops_per_token, step_memory
+from gptlab.training.devices import Hardware
+from gptlab.training.machine import memory_bytes, peak_flops, resident_bytes
+from gptlab.training.module import TrainingModule
+
+log = logging.getLogger("gptlab")
+
+SAMPLED = 256  # examples, for the length of the longest one
+LARGE = 1e11  # operations of a micro-batch; smaller ones take less than a few GiB
+GAPS = 0.25
+"""Freed memory of a CPU's heap that no later tensor fits in: measured, 0.24 to 0.32 of activations and loss."""
+
+
+class Costs:
+    """Counted for one run.
+
+    Args:
+        loaded: a model whose weights are in this process already.
+
+    Attributes:
+        rows, length: sequences of a micro-batch, and input tokens of the longest one.
+    """
+
+    def __init__(
+        self, config: build.Config, data: DataModule, hardware: Hardware, *, loaded: nn.Module | None = None
+    ) -> None:
+        examples = data.data.train
+        self._row = tuple(part[:1] for part in examples.batch(np.arange(min(SAMPLED, len(examples)))))
+        self.rows, self.length = data.micro_batch_size, self._row[0].numel()
+        self._config, self._hardware, self._share = config, hardware, data.batch_size // hardware.n_ranks
+        self._loaded = sum(p.nbytes for p in loaded.parameters()) if loaded is not None else 0
+        self.model = partial(model_without_memory, config, data.data)
+
+    def flops_per_token(self) -> float:
+        """Raises UserError if model or objective look at values; so do the others."""
+        return flops_per_token(self.model(), build.part(self._config, "objective"), self._row)
+
+    def memory(self, rows: int) -> dict[str, int]:
+        """Bytes by kind: see `step_memory`; on a CPU `other` is the process, and gaps between tensors."""
+        device = self._hardware.accelerator
+        kinds = step_memory(
+            partial(self.model, device=device),
+            build.part(self._config, "objective"),
+            build.optimizer(self._config),
+            tuple(part.expand(rows, *part.shape[1:]) for part in self._row),
+            hardware=self._hardware,
+            accumulates=rows < self._share,
+        )
+        if device == "cpu":
+            gaps = int(GAPS * (kinds["activations"] + kinds["loss"]))
+            kinds["other"] = resident_bytes() - self._loaded + gaps
+            kinds["all"] += kinds["other"]
+        return kinds
+
+    def misfit(self, needs: int) -> str | None:
+        """One sentence if a step needs more bytes than the device has."""
+        has = memory_bytes(self._hardware.accelerator)
+        if has is None or needs <= has:
+            return None
+        smaller = (rows for rows in range(self.rows - 1, 0, -1) if self._share % rows == 0)
+        fits = next((rows for rows in smaller if self.memory(rows)["all"] <= has), None)
+        advice = f"micro_batch_size={fits} fits" if fits else "no micro_batch_size does: use a smaller model"
+        return f"it will not fit: needs {shown(needs)}, has {shown(has)}; {advice}"
+
+
+def warn(module: TrainingModule, data: DataModule, hardware: Hardware) -> None:
+    """Log what the run needs, if it is large enough that memory could be scarce: counting takes a second."""
+    costs = Costs(module.config, data, hardware, loaded=module.model)
+    if 6 * sum(map(torch.numel, module.model.parameters())) * costs.rows * costs.length < LARGE:
+        return
+    try:
+        flops, needs = costs.flops_per_token(), costs.memory(costs.rows)["all"]
+        misfit = costs.misfit(needs)
+    except Exception as error:  # an estimate must not end a run
+        log.info("memory is not known beforehand: %s", error)
+        return
+    log.info("%s million FLOPs a token, about %s of memory", f"{flops / 1e6:,.1f}", shown(needs))
+    if misfit:
+        log.warning("%s", misfit)
+
+
+def fastest(config: build.Config, data: DataModule, hardware: Hardware) -> float | None:
+    """Tokens a second at the peak of one device; None if the model cannot be counted."""
+    try:
+        with torch.inference_mode(False):  # it is called during validation
+            flops = Costs(config, data, hardware).flops_per_token()
+        return peak_flops(hardware.accelerator, hardware.precision)[0] / flops
+    except Exception as error:  # as above
+        log.info("mfu is not known: %s", error)
+        return None
+
+
+def shown(n_bytes: float) -> str:
+    return f"{n_bytes / (1 << 30):,.2f} GiB" if n_bytes >= 1 << 30 else f"{n_bytes / (1 << 20):,.1f} MiB"

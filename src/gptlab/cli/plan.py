@@ -1,0 +1,121 @@
+"""`gptlab plan`: what a run costs, before it starts: parameters, operations, memory, and the time if probed."""
+
+import statistics
+import tempfile
+import time
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from hydra.core.hydra_config import HydraConfig
+from omegaconf import DictConfig
+from torch import nn
+
+from gptlab import build
+from gptlab.cli.compose import run_command
+from gptlab.cli.load import starting_weights
+from gptlab.cli.settings import check
+from gptlab.cli.trials import unresolved
+from gptlab.errors import UserError
+from gptlab.memory import keep_freed_memory
+from gptlab.training import devices
+from gptlab.training.machine import memory_bytes, peak_flops
+from gptlab.training.run_dir import is_rank_zero
+
+if TYPE_CHECKING:
+    from gptlab.data.module import DataModule
+
+PROBE_STEPS, PROBE_WARMUP = 10, 3
+
+
+def plan(cfg: DictConfig) -> int:
+    """Print a line for each fact."""
+    keep_freed_memory()  # as training does
+    config = {key: value for key, value in build.resolve(cfg).items() if key != "probe"}
+    if not isinstance(cfg.probe, bool):
+        raise UserError(f"probe={cfg.probe} must be true or false")
+    if config["resume"] is not None:
+        raise UserError("resume= is for train: a plan is of a whole run")
+    check(config)
+    hardware = devices.resolve(config["trainer"])
+
+    from gptlab.cli import costs, parts  # they import Lightning
+
+    start, config = starting_weights(config, None, unresolved(HydraConfig.get().overrides.task))
+    data = parts.data_module(config, tokenizer=start.tokenizer if start else None)
+    counted = costs.Costs(config, data, hardware, loaded=start.model if start else None)
+    _show_parameters(counted.model())
+    flops, memory = counted.flops_per_token(), counted.memory(counted.rows)
+    _show("FLOPs a token", f"{flops / 1e6:,.1f} million with attention, forward and backward")
+
+    tokens, n_steps = data.batch_size * counted.length, config["max_steps"]
+    shape = f"{data.batch_size // counted.rows} x {counted.rows} x {counted.length:,}"
+    _show("a step", f"{tokens:,} tokens ({shape}), {hardware.precision}")
+    needs, has = memory.pop("all"), memory_bytes(hardware.accelerator)
+    _show(
+        "memory", f"{costs.shown(needs)} of {costs.shown(has) if has else 'an unknown size'} on {hardware.accelerator}"
+    )
+    for kind, size in memory.items():
+        _show(f"  {kind}", f"{costs.shown(size):>11}")
+    if misfit := counted.misfit(needs):
+        if cfg.probe:
+            raise UserError(f"probe=true: {misfit}")
+        _show("", misfit)
+
+    peak, source = peak_flops(hardware.accelerator, hardware.precision)
+    fastest = hardware.n_ranks * peak / flops
+    _show("peak", f"{peak / 1e12:.3g} TFLOP/s, {source}")
+    _show("at the peak", _progress(fastest, tokens, n_steps))
+    if cfg.probe:
+        speed = measured_speed(config, data, hardware)
+        _show("measured", f"{_progress(speed, tokens, n_steps)}, MFU {speed / fastest:.0%}")
+    return 0
+
+
+main = partial(run_command, plan, config_name="plan")
+
+
+def measured_speed(config: build.Config, data: "DataModule", hardware: devices.Hardware) -> float:
+    """Input tokens a second over all ranks: some real steps, of at most two micro-batches each."""
+    import lightning as L
+
+    from gptlab.cli import parts
+
+    ends: list[float] = []
+
+    class StepEnds(L.Callback):
+        def on_train_batch_end(self, trainer: Any, module: Any, outputs: Any, batch: Any, index: int) -> None:
+            if hardware.accelerator == "cuda":
+                torch.cuda.synchronize()
+            ends.append(time.perf_counter())
+
+    short = {**config, "max_steps": PROBE_STEPS, "logger": {}, "callbacks": {}, "init_from": None}
+    short["batch_size"] = min(config["batch_size"], 2 * hardware.n_ranks * data.micro_batch_size)
+    short["trainer"] = {**config["trainer"], "limit_val_batches": 0}
+    with tempfile.TemporaryDirectory() as short["run_dir"]:
+        module = parts.training_module(short, data)
+        data.batch_size, data.n_steps = short["batch_size"], PROBE_STEPS
+        parts.trainer(short, [StepEnds()]).fit(module, datamodule=data)
+    row = data.data.train.batch(np.arange(1))[0]
+    return row.numel() * data.batch_size / statistics.median(np.diff(ends[PROBE_WARMUP:]).tolist())
+
+
+def _show_parameters(model: nn.Module) -> None:
+    """With and without embeddings; a head that is tied to one is without, too."""
+    parameters = dict.fromkeys(model.parameters())
+    tables = {p for module in model.modules() if isinstance(module, nn.Embedding) for p in module.parameters()}
+    n, n_trainable = sum(map(torch.numel, parameters)), sum(p.numel() for p in parameters if p.requires_grad)
+    rest = n - sum(map(torch.numel, tables))
+    _show("parameters", f"{n:,}" if n_trainable == n else f"{n:,}, {n_trainable:,} of them train")
+    _show("  no embeddings", f"{rest:,}; 6N is {6e-6 * rest:,.1f} million FLOPs a token")
+
+
+def _show(name: str, value: str) -> None:
+    if is_rank_zero():
+        print(f"{name:18}{value}", flush=True)
+
+
+def _progress(speed: float, tokens: int, n_steps: int) -> str:
+    minutes, seconds = divmod(round(n_steps * tokens / speed), 60)
+    return f"{speed:,.0f} tokens/s, {minutes // 60}:{minutes % 60:02d}:{seconds:02d} for {n_steps:,} steps"

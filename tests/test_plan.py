@@ -1,0 +1,152 @@
+"""`gptlab plan`, end to end, and what a run says of its cost."""
+
+import csv
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from conftest import START, TINY, Result
+from gptlab.cli import costs, plan
+from same_run import summary
+
+Command = Callable[..., Result]
+
+
+def facts(result: Result) -> dict[str, str]:
+    """Name and value of each line."""
+    assert result.status == 0, result.err
+    return {line[:18].strip(): line[18:] for line in result.out.splitlines()}
+
+
+def files(place: Path) -> set[Path]:
+    return {path for path in place.rglob("*") if path.is_file()}
+
+
+def test_it_says_what_a_run_would_cost_and_leaves_nothing_behind(gptlab: Command, workplace: Path) -> None:
+    before = files(workplace)
+    found = facts(gptlab("plan", *TINY, "micro_batch_size=2"))
+    assert files(workplace) == before
+    assert re.fullmatch(r"[\d,]+", found["parameters"])
+    assert re.fullmatch(r"[\d,]+; 6N is [\d.]+ million FLOPs a token", found["no embeddings"])
+    assert found["a step"] == "64 tokens (2 x 2 x 16), 32-true"
+    for kind in ("weights", "gradients", "optimizer", "activations", "loss", "other"):
+        assert re.fullmatch(r" *[\d.]+ [GM]iB", found[kind])
+    assert re.fullmatch(r"[\d.]+ [GM]iB of [\d.,]+ GiB on cpu", found["memory"])
+    assert found["peak"].endswith("TFLOP/s, measured with matrix products on cpu"), "a CPU is in no table"
+    assert found["at the peak"].endswith(" for 6 steps")
+    assert "measured" not in found
+
+
+def test_a_probe_times_real_steps_and_leaves_nothing_behind(gptlab: Command, workplace: Path) -> None:
+    before = files(workplace)
+    found = facts(gptlab("plan", *TINY, "probe=true", "max_steps=100"))
+    assert files(workplace) == before
+    assert re.fullmatch(r"[\d,]+ tokens/s, 0:0\d:\d\d for 100 steps, MFU \d+%", found["measured"])
+
+
+def test_weights_to_start_from_and_an_adapter_count(gptlab: Command, tiny_run: Path) -> None:
+    found = facts(gptlab("plan", *START, f"init_from={tiny_run}", "adapter=lora"))
+    assert "of them train" in found["parameters"]
+
+
+@pytest.mark.parametrize(
+    ("has", "words"),
+    [(3e6, r"has 2\.9 MiB; micro_batch_size=\d+ fits"), (0, r"has 0\.0 MiB; no micro_batch_size does")],
+    ids=["a part", "nothing"],
+)
+def test_what_does_not_fit_is_said_before_the_first_step(
+    gptlab: Command, workplace: Path, monkeypatch: pytest.MonkeyPatch, has: float, words: str
+) -> None:
+    monkeypatch.setattr(costs, "resident_bytes", lambda: 0)
+    for module in (plan, costs):
+        monkeypatch.setattr(module, "memory_bytes", lambda device: int(has))
+    monkeypatch.setattr(costs, "LARGE", 0)
+    large = (*TINY, "batch_size=64", "model.d_model=64")
+    sentence = rf"it will not fit: needs [\d.]+ MiB, {words}"
+    said = facts(gptlab("plan", *large))[""]
+    assert re.match(sentence, said)
+
+    probed = gptlab("plan", *large, "probe=true")
+    assert probed.status == 2
+    assert f"error: probe=true: {said}\n" == probed.err
+
+    run = gptlab("train", *large, "run_dir=run")
+    assert run.status == 0, "it is a prediction: the run begins"
+    assert re.search(rf"{sentence}.*step 3/6", (workplace / "run" / "train.log").read_text(), re.DOTALL)
+
+    if fitting := re.search(r"micro_batch_size=\d+", said):
+        assert "" not in facts(gptlab("plan", *large, fitting[0]))
+
+
+def test_a_device_of_unknown_memory(gptlab: Command, monkeypatch: pytest.MonkeyPatch) -> None:
+    for module in (plan, costs):
+        monkeypatch.setattr(module, "memory_bytes", lambda device: None)
+    assert facts(gptlab("plan", *TINY))["memory"].endswith("of an unknown size on cpu")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["probe=maybe"], "probe=maybe must be true or false"),
+        (["resume=last"], "resume= is for train"),
+        (["prob=true"], "did you mean probe?"),
+        (["model=gpt3"], "model=gpt3 is not one of the choices"),
+        (["-m", "batch_size=2,4"], "-m is for train: run plan once for each value"),
+    ],
+)
+def test_what_it_does_not_take(gptlab: Command, arguments: list[str], words: str) -> None:
+    result = gptlab("plan", *TINY, *arguments)
+    assert result.status == 2
+    assert words in result.err
+    assert result.err.count("\n") == 1
+
+
+def test_a_run_logs_its_utilization_at_each_validation(gptlab: Command, workplace: Path) -> None:
+    result = gptlab("train", *TINY, "run_dir=run")
+    assert result.status == 0, result.err
+    assert "memory" not in result.out, "a small run does not count it"
+    with (workplace / "run" / "metrics.csv").open(newline="") as file:
+        logged = [row["mfu"] for row in csv.DictReader(file)]
+    assert [bool(value) for value in logged] == [False, False, True] * 2
+    assert 0 < float(logged[-1]) == pytest.approx(summary(workplace / "run")["mfu"], rel=1e-4)
+
+
+def peak_memory(*words: str) -> tuple[str, float]:
+    """What a command prints, and the peak of its memory in GiB."""
+    process = subprocess.Popen([sys.executable, "-m", "gptlab", *words], stdout=subprocess.PIPE, text=True)
+    assert process.stdout is not None
+    out = process.stdout.read()
+    _, status, usage = os.wait4(process.pid, 0)
+    process.returncode = os.waitstatus_to_exitcode(status)
+    assert process.returncode == 0, out
+    return out, usage.ru_maxrss * (1 if sys.platform == "darwin" else 1024) / (1 << 30)
+
+
+SIZES = {
+    "2 x 256": ("batch_size=32", "context_length=256"),
+    "4 x 384": ("model.n_layers=4", "model.n_heads=6", "model.d_model=384", "batch_size=16", "context_length=256"),
+    "8 x 512": ("model.n_layers=8", "model.n_heads=8", "model.d_model=512", "batch_size=8", "context_length=512"),
+    "12 x 768": ("model=gpt2", "model.dropout=0", "batch_size=4", "context_length=256"),
+}
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+@pytest.mark.skipif(not hasattr(os, "wait4"), reason="the system does not tell a process's peak")
+@pytest.mark.parametrize("precision", ["32-true", "bf16-mixed"])
+@pytest.mark.parametrize("size", SIZES)
+def test_predicted_memory_is_within_15_percent_of_the_run_s(workplace: Path, size: str, precision: str) -> None:
+    words = (*SIZES[size], "trainer=cpu", f"trainer.precision={precision}")
+    said, _ = peak_memory("plan", *words)
+    match = re.search(r"^memory +([\d.]+) (GiB|MiB)", said, re.MULTILINE)
+    assert match is not None
+    predicted = float(match[1]) / (1 if match[2] == "GiB" else 1024)
+    steps = ("max_steps=4", "validate_every=4", "save_every=4", "schedule=constant", "run_dir=run")
+    _, measured = peak_memory("train", *words, *steps)
+    print(f"{size}, {precision}: predicted {predicted:.3f} GiB, measured {measured:.3f} GiB")
+    assert predicted == pytest.approx(measured, rel=0.15)
