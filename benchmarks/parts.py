@@ -1,79 +1,79 @@
 """What each part costs: tokens per second of a training step of a small GPT, beside the same GPT with torch's parts.
 
-    python benchmarks/parts.py            # every attention, norm, feed-forward, position and objective of conf/
-    python benchmarks/parts.py --tiny     # a tiny model, one round: does the benchmark run?
+    python benchmarks/parts.py   # every attention, norm, feed-forward, position and objective of conf/
 
-A step is forward, backward and AdamW on a batch in memory. Each part takes turns with the baseline (fused attention,
-LayerNorm, GELU, learned positions, torch's cross-entropy), so that a machine whose speed drifts affects both; the ratio
-is the median of the rounds.
+A step is forward, backward and AdamW on a batch in memory. The parts of a group take turns with the baseline: fused
+attention, LayerNorm, GELU, learned positions, torch's cross-entropy.
 """
 
 import argparse
-import statistics
 import time
 from collections.abc import Callable
-from pathlib import Path
+from functools import partial
 
 import torch
+from torch import Tensor, nn
 
 import gptlab
+import harness
 from gptlab import build
 
 PARTS = (
     *("model/attention/*", "model/norm/*", "model/feed_forward/*", "model/positions/*"),
     "objective/next_token*",  # others learn from other data
 )
-VOCABULARY = 65
+SIZES = {"width": 256, "context": 128, "batch": 16, "steps": 5}
+TINY = {"width": 32, "context": 16, "batch": 2, "steps": 1}
 
 
-def step_of(words: list[str], sizes: argparse.Namespace) -> Callable[[], None]:
-    """One training step of the model that these words choose."""
-    size = [f"model.d_model={sizes.width}", f"context_length={sizes.context}", f"batch_size={sizes.batch}"]
-    config = gptlab.compose([*size, *words])
-    model, objective = build.model(config, VOCABULARY), build.part(config, "objective")
-    optimizer = build.optimizer(config)(model)
-    tokens = torch.randint(VOCABULARY, (sizes.batch, sizes.context + 1))
-    batch = tokens[:, :-1], tokens[:, 1:]
+class Training:
+    """One step of training, as these words configure it."""
 
-    def step() -> None:
-        objective(model, batch).sum.backward()
-        optimizer.step()
-        optimizer.zero_grad()
+    def __init__(self, words: list[str], sizes: argparse.Namespace, vocabulary: int = 65) -> None:
+        torch.manual_seed(0)
+        config = gptlab.compose(
+            [f"context_length={sizes.context}", f"batch_size={sizes.batch}", "optimizer=adamw", *words]
+        )
+        self.model: nn.Module = build.model(config, vocabulary)
+        if "adapter" in config:
+            build.part(config, "adapter").apply(self.model)
+        self.objective, self.optimizer = build.part(config, "objective"), build.optimizer(config)(self.model)
+        tokens = torch.randint(vocabulary, (sizes.batch, sizes.context + 1))
+        self.batch = tokens[:, :-1], tokens[:, 1:]
 
-    return step
+    def loss(self) -> Tensor:
+        return self.objective(self.model, self.batch).sum
+
+    def step(self) -> None:
+        self.loss().backward()
+        self.optimizer.step()
+        self.optimizer.zero_grad()
 
 
-def seconds(step: Callable[[], None], n_steps: int) -> float:
-    """Of one step, as a mean over a few."""
+def speed(step: Callable[[], None], sizes: argparse.Namespace) -> harness.Numbers:
+    """The mean over a few steps."""
     began = time.perf_counter()
-    for _ in range(n_steps):
+    for _ in range(sizes.steps):
         step()
-    return (time.perf_counter() - began) / n_steps
+    seconds = (time.perf_counter() - began) / sizes.steps
+    return {"tokens/s": sizes.batch * sizes.context / seconds, "s a step": seconds}
 
 
 def main() -> None:
-    """Print a line for each choice."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    for name, value in {"width": 256, "context": 128, "batch": 16, "steps": 5}.items():
-        parser.add_argument(f"--{name}", type=int, default=value)
-    parser.add_argument("--rounds", type=int, default=5, help="how often a part and the baseline take turns")
-    parser.add_argument("--tiny", action="store_true", help="a tiny model, to see that the benchmark runs")
-    sizes = parser.parse_args()
-    if sizes.tiny:
-        sizes.width, sizes.context, sizes.batch, sizes.steps = 32, 16, 2, 1
-    conf = Path(__file__).resolve().parents[1] / "conf"
-    baseline = step_of([], sizes)
-    baseline()
-    print(f"{'':36}{'tokens/s':>12}{'of torch':>10}")
+    sizes = harness.Parser(__doc__, sizes=SIZES, tiny=TINY).parse_args()
+    table = harness.Table(sizes, {"tokens/s": ",.0f"}, ratio_of=["tokens/s"])
     for part in PARTS:
         group = part.rpartition("/")[0]
-        for name in sorted(path.stem for path in conf.glob(f"{part}.yaml")):
-            step = step_of([f"{group}={name}"], sizes)
+        names = sorted(path.stem for path in (harness.ROOT / "conf").glob(f"{part}.yaml"))
+        words = {"torch's parts": [], **{name: [f"{group}={name}"] for name in names}}
+        steps = {name: Training([f"model.d_model={sizes.width}", *own], sizes).step for name, own in words.items()}
+        for step in steps.values():
             step()
-            pairs = [(seconds(step, sizes.steps), seconds(baseline, sizes.steps)) for _ in range(sizes.rounds)]
-            ratio = statistics.median(base / own for own, base in pairs)
-            speed = sizes.batch * sizes.context / statistics.median(own for own, _ in pairs)
-            print(f"{group + '=' + name:36}{speed:12,.0f}{ratio:9.2f}x", flush=True)
+        table.compare(
+            group.removeprefix("model/"),
+            {name: partial(speed, step, sizes) for name, step in steps.items()},
+            to=["torch's parts"],
+        )
 
 
 if __name__ == "__main__":
