@@ -20,7 +20,7 @@ print([faults() for _ in range(15)][-1])  # a first few leave small gaps between
 
 
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="glibc gives memory back, others may not")
-@pytest.mark.parametrize(("variable", "keeps"), [(None, True), ("1", True), ("0", False)])
+@pytest.mark.parametrize(("variable", "keeps"), [(None, True), ("0", False)])
 def test_later_tensors_use_what_earlier_ones_have_freed(
     monkeypatch: pytest.MonkeyPatch, variable: str | None, keeps: bool
 ) -> None:

@@ -3,6 +3,7 @@
 import os
 import re
 import time
+from functools import cache
 from pathlib import Path
 
 import torch
@@ -37,13 +38,18 @@ def peak_flops(device: str, precision: str) -> tuple[float, str]:
         for part, tera in DENSE_HALF_TERAFLOPS.items():
             if re.search(rf"\b{part}\b", name):
                 return tera * 1e12, f"data sheet of {name}"
+    return _measured_flops(device, dtype), f"measured with matrix products on {name}"
+
+
+@cache
+def _measured_flops(device: str, dtype: torch.dtype) -> float:
     size = 1024 if device == "cpu" else 4096
     matrix, best = torch.ones(size, size, device=device, dtype=dtype), float("inf")
     for _ in range(5):
         began = time.perf_counter()
         (matrix @ matrix)[0, 0].item()  # waits for the device
         best = min(best, time.perf_counter() - began)
-    return 2 * size**3 / best, f"measured with matrix products on {name}"
+    return 2 * size**3 / best
 
 
 def memory_bytes(device: str) -> int | None:
