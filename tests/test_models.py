@@ -17,7 +17,7 @@ SHAKESPEARE = TEXTS / "tinyshakespeare.txt"
 
 TINY = (
     *("data.path=poem.txt", "tokenizer=char", "context_length=16", "batch_size=4", "model.dropout=0.2", "max_steps=4"),
-    *("validate_every=2", "save_every=2", "trainer=cpu", "callbacks.samples.max_new_tokens=3"),
+    *("validate_every=2", "save_every=2", "trainer=cpu", "callbacks.samples.max_new_tokens=3", "callbacks.curves=null"),
 )
 MODELS = [f"model={name}" for name in ("stage1", "stage2", "stage3", "stage4", "stage5", "modern", "ngram")]
 PARTS = [

@@ -18,7 +18,7 @@ from tensorboard.plugins.hparams.metadata import (
 )
 
 import gptlab as gptlab_package
-from conftest import TINY, Result, train_in
+from conftest import DRAWN, TINY, Result, train_in
 from same_run import rows, summary
 
 Command = Callable[..., Result]
@@ -35,7 +35,7 @@ SUMMARY_KEYS = {
 def finished(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
     """A run that is over and what it printed, for tests that only read it."""
     place = tmp_path_factory.mktemp("finished")
-    without_data = [setting for setting in TINY if setting != "data=text"]  # data.path= alone means data=text
+    without_data = [setting for setting in DRAWN if setting != "data=text"]  # data.path= alone means data=text
     out = train_in(place, *without_data, "seed=0", "model.dropout=0.2")
     (run,) = (place / "outputs" / "default").iterdir()
     return run, out
@@ -199,7 +199,7 @@ def test_awkward_paths_mean_themselves_and_a_picture_costs_no_run(
     monkeypatch.setattr("gptlab.training.callbacks.curves.draw_curves", fail)
     awkward = "it's, [a] ${strange} = path"
     (workplace / f"{awkward}.txt").write_text("words and words and words again\n" * 60)
-    result = gptlab("train", *TINY, f"data.path={awkward}.txt", f"run_dir={awkward}")
+    result = gptlab("train", *DRAWN, f"data.path={awkward}.txt", f"run_dir={awkward}")
     assert result.status == 0, result.err
     assert "curves.png could not be drawn (no such colour)" in result.err
     assert summary(workplace / awkward)["status"] == "finished"

@@ -16,7 +16,7 @@ from conftest import TEXTS
 from gptlab.data.base import PreparedData
 from gptlab.data.classification import Classification, Text, naive_bayes
 from gptlab.errors import UserError
-from gptlab.objective.next_token import IGNORED
+from gptlab.objective.base import IGNORED
 from gptlab.tokenizer.bpe import BPETokenizer
 from gptlab.tokenizer.char import CharTokenizer
 

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from gptlab.data.corpus import TokenFile
 from gptlab.data.windows import EvalWindows, WindowDataset
-from gptlab.objective.next_token import IGNORED
+from gptlab.objective.base import IGNORED
 
 
 def naive_windows(tokens: list[int], context_length: int, stride: int) -> list[tuple[list[int], list[int]]]:

@@ -5,8 +5,8 @@ import torch
 import torch.nn.functional as F
 
 from gptlab.model.init import gpt2
+from gptlab.objective.base import IGNORED
 from gptlab.objective.classification import Classification, confusion, wilson_interval
-from gptlab.objective.next_token import IGNORED
 from tiny_gpt import tiny_classifier
 
 TOKENS = torch.randint(20, (5, 7), generator=torch.Generator().manual_seed(0))

@@ -11,7 +11,8 @@ from conftest import choices, conf_node
 from gptlab import build
 from gptlab.model import LanguageModel
 from gptlab.objective import chunked
-from gptlab.objective.next_token import IGNORED, NextToken
+from gptlab.objective.base import IGNORED
+from gptlab.objective.next_token import NextToken
 from gptlab.objective.next_token_scratch import NextTokenScratch
 from tiny_gpt import tiny_classifier, tiny_gpt
 

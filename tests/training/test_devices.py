@@ -12,6 +12,18 @@ def test_the_default_precision_of_a_cpu_and_short_names(given: str | int | None,
     assert resolve({**CPU, "precision": given}).precision == name
 
 
+@pytest.mark.parametrize(("capabilities", "warns"), [({"avx2": True}, True), ({"avx512_bf16": True}, False)])
+def test_a_cpu_that_only_emulates_bf16_is_told(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, capabilities: dict[str, bool], warns: bool
+) -> None:
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: capabilities)
+    with caplog.at_level("WARNING", logger="gptlab"):
+        resolve({**CPU, "precision": "32-true"})
+        assert caplog.messages == []
+        resolve({**CPU, "precision": "bf16-mixed"})
+    assert [message.startswith("this CPU has no bf16 instructions") for message in caplog.messages] == [True] * warns
+
+
 def test_ranks_are_devices_times_nodes() -> None:
     assert resolve({**CPU, "devices": 2, "num_nodes": 3}).n_ranks == 6
     assert resolve({**CPU, "devices": "auto"}).n_ranks == 1

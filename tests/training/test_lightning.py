@@ -26,8 +26,9 @@ def own_trainer(directory: Path, **settings: object) -> L.Trainer:
 def test_every_logger_gets_the_steps_done_and_callbacks_the_metrics(tmp_path: Path) -> None:
     logger, stop = CSVLogger(str(tmp_path)), EarlyStopping(monitor="val/loss", patience=100)
     best = ModelCheckpoint(dirpath=tmp_path, filename="{step}", monitor="val/loss")
+    lowest = ModelCheckpoint(dirpath=tmp_path, filename="of-{step}", monitor="train/loss", every_n_train_steps=1)
     settings = {"max_steps": STEPS, "val_check_interval": 2, "check_val_every_n_epoch": None, "log_every_n_steps": 1}
-    trainer = own_trainer(tmp_path, logger=logger, callbacks=[stop, best, LearningRateMonitor()], **settings)
+    trainer = own_trainer(tmp_path, logger=logger, callbacks=[stop, best, lowest, LearningRateMonitor()], **settings)
     trainer.fit(make_module(rows=2), datamodule=make_data(rows=2))
     with Path(logger.log_dir, "metrics.csv").open() as file:
         rows = list(csv.DictReader(file))
@@ -36,6 +37,10 @@ def test_every_logger_gets_the_steps_done_and_callbacks_the_metrics(tmp_path: Pa
     assert max(float(row["tokens"] or 0) for row in rows) == 5 * 6 * CONTEXT
     assert float(trainer.callback_metrics["val/loss"]) == stop.best_score == best.best_model_score
     assert Path(best.best_model_path).name == "step=5.ckpt"
+    losses = [float(row["train/loss"]) for row in rows if row["train/loss"]]
+    assert float(trainer.progress_bar_metrics["train/loss"]) == losses[-1]
+    assert float(lowest.best_model_score or 0) == min(losses)
+    assert {"lr", "grad_norm", "tokens_per_second"} <= trainer.callback_metrics.keys()
 
 
 def test_a_run_goes_on_from_a_checkpoint_of_model_checkpoint(tmp_path: Path) -> None:

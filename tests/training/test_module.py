@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from lightning.pytorch.plugins import MixedPrecision
 
 from gptlab.data.windows import WindowDataset
-from gptlab.objective.next_token import IGNORED
+from gptlab.objective.base import IGNORED
 from gptlab.training.log import quiet_lightning
 from gptlab.training.loggers.metrics_csv import CSV
 from gptlab.training.metrics import read_metrics

@@ -19,7 +19,7 @@ from gptlab.data.splits import split
 from gptlab.data.table import Row, read_table
 from gptlab.errors import UserError
 from gptlab.objective import Batch
-from gptlab.objective.next_token import IGNORED
+from gptlab.objective.base import IGNORED
 from gptlab.tokenizer import Tokenizer
 
 PARTS = {"training": 0.7, "validation": 0.1, "test": 0.2}

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
-from gptlab.objective.next_token import IGNORED
+from gptlab.objective.base import IGNORED
 
 
 class Document(NamedTuple):

@@ -7,7 +7,7 @@ import torch
 from numpy.lib.stride_tricks import sliding_window_view
 from torch import Tensor
 
-from gptlab.objective.next_token import IGNORED
+from gptlab.objective.base import IGNORED
 
 
 @dataclass(frozen=True, eq=False)

@@ -27,7 +27,7 @@ from gptlab.evaluation.loss import at_targets
 from gptlab.generation.sampling import make_sampler
 from gptlab.generation.stream import continue_texts
 from gptlab.model import LanguageModel
-from gptlab.objective.next_token import IGNORED
+from gptlab.objective.base import IGNORED
 from gptlab.tokenizer import Tokenizer
 
 MAX_NEW_TOKENS = 256  # of tasks that name no limit, as in the Hugging Face backend

@@ -14,7 +14,8 @@ from torch import Tensor, nn
 
 from gptlab.model import LanguageModel
 from gptlab.objective import Batch
-from gptlab.objective.next_token import IGNORED, perplexity
+from gptlab.objective.base import IGNORED
+from gptlab.objective.next_token import perplexity
 
 M = TypeVar("M")
 

@@ -5,8 +5,9 @@ Build a Large Language Model (From Scratch), section 5.1.
 
 from torch import Tensor, nn
 
+from gptlab.objective.base import IGNORED
 from gptlab.objective.chunked import in_chunks
-from gptlab.objective.next_token import IGNORED, NextToken
+from gptlab.objective.next_token import NextToken
 
 
 class NextTokenScratch(NextToken):

@@ -50,6 +50,8 @@ def resolve(trainer: dict[str, Any]) -> Hardware:
     if name not in possible_precisions(device):
         possible = ", ".join(possible_precisions(device))
         raise UserError(f"trainer.precision={precision} is not possible on {device} here: use {possible}")
+    if device == "cpu" and name.startswith("bf16") and not _cpu_has_bf16():
+        log.warning("this CPU has no bf16 instructions and emulates them: trainer.precision=32-true is faster")
     return Hardware(device, n_devices * n_nodes, name)
 
 
@@ -110,6 +112,12 @@ def check_weights_precision(precision: int | str, device: str) -> None:
 def _has_bf16(device: str) -> bool:
     """In hardware, for CUDA. torch has it on every CPU, and wherever it has MPS (macOS 14)."""
     return device != "cuda" or torch.cuda.is_bf16_supported(including_emulation=False)
+
+
+def _cpu_has_bf16() -> bool:
+    """Whether it has instructions of x86 or Arm for bf16; it may be slower than fp32 all the same."""
+    capabilities = torch.cpu.get_capabilities()
+    return any(capabilities.get(name) for name in ("avx512_bf16", "amx_bf16", "bf16", "sve_bf16"))
 
 
 def check_compiler(device: str) -> None:

@@ -239,9 +239,11 @@ class TrainingModule(L.LightningModule):
     def _log(self, metrics: dict[str, float]) -> None:
         """Log to callbacks and loggers. Lightning takes "step" for the step of all loggers: optimizer steps done."""
         self.metrics.update(metrics)
-        if self.trainer.state.fn == "fit":
-            metrics = {**metrics, "step": float(self.trainer.global_step)}
-        for name, value in metrics.items():
+        if self.trainer.training:
+            stepping.log(self.trainer, metrics)
+            return
+        step = {"step": float(self.trainer.global_step)} if self.trainer.state.fn == "fit" else {}
+        for name, value in (metrics | step).items():
             exact = torch.tensor(value, dtype=torch.float64)  # self.log makes float32 of a float
             self.log(name, exact, prog_bar=name.endswith("/loss"), batch_size=1)
 

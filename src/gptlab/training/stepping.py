@@ -70,6 +70,18 @@ def skip_if(flag: Tensor | None, optimizer: torch.optim.Optimizer) -> None:
     optimizer.found_inf = flag  # type: ignore[attr-defined] # as GradScaler tells its optimizers
 
 
+def log(trainer: L.Trainer, metrics: dict[str, float]) -> None:
+    """Give the metrics of a step to loggers and callbacks.
+
+    It is what `LightningModule.log` does in the end; that takes half a millisecond for each number.
+    """
+    trainer.callback_metrics.update({name: torch.tensor(value, dtype=torch.float64) for name, value in metrics.items()})
+    trainer.progress_bar_metrics.update({name: value for name, value in metrics.items() if name.endswith("/loss")})
+    for logger in trainer.loggers:
+        logger.log_metrics(metrics, trainer.global_step)
+        logger.save()
+
+
 def start_at(trainer: L.Trainer, step: int) -> None:
     """Begin Lightning's counters at `step`: its own restoring may repeat or omit a validation."""
     loop = trainer.fit_loop.epoch_loop
