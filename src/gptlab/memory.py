@@ -1,13 +1,32 @@
 """Memory of this process: what one step has freed, the next one uses again."""
 
 import ctypes
+import gc
 import os
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 OFF = "GPTLAB_MALLOC"
 """The environment variable that leaves the allocator as it is, if its value is 0."""
 
 MMAP_THRESHOLD, TRIM_THRESHOLD, TOP_PAD = -3, -1, -2  # <malloc.h>
+
+
+@contextmanager
+def no_collection() -> Iterator[None]:
+    """Import without Python's garbage collector: walking through torch and Lightning takes a second, to find little.
+
+    What has been imported stays, so later collections leave it out.
+    """
+    n_modules = len(sys.modules)
+    gc.disable()
+    try:
+        yield
+    finally:
+        if len(sys.modules) > n_modules:
+            gc.freeze()
+        gc.enable()
 
 
 def keep_freed_memory() -> None:

@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 
 from gptlab.arguments import nearest
+from gptlab.memory import no_collection
 
 COMMANDS = {
     "train": "train a model: gptlab train experiment=shakespeare_char data.path=input.txt",
@@ -38,7 +39,9 @@ def main(arguments: list[str] | None = None) -> int:
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="replace")  # a terminal may lack a character
     try:
-        return importlib.import_module(f"gptlab.cli.{command}").main(overrides)
+        with no_collection():
+            module = importlib.import_module(f"gptlab.cli.{command}")
+        return module.main(overrides)
     except KeyboardInterrupt:  # while torch is imported
         print("interrupted", file=sys.stderr)
         return 130

@@ -18,7 +18,7 @@ from gptlab.cli.load import starting_weights
 from gptlab.cli.settings import check
 from gptlab.cli.trials import unresolved
 from gptlab.errors import UserError
-from gptlab.memory import keep_freed_memory
+from gptlab.memory import keep_freed_memory, no_collection
 from gptlab.training import devices
 from gptlab.training.machine import memory_bytes, peak_flops
 from gptlab.training.run_dir import is_rank_zero
@@ -40,7 +40,8 @@ def plan(cfg: DictConfig) -> int:
     check(config)
     hardware = devices.resolve(config["trainer"])
 
-    from gptlab.cli import costs, parts  # they import Lightning
+    with no_collection():
+        from gptlab.cli import costs, parts  # they import Lightning
 
     start, config = starting_weights(config, None, unresolved(HydraConfig.get().overrides.task))
     data = parts.data_module(config, tokenizer=start.tokenizer if start else None)

@@ -20,7 +20,7 @@ from gptlab.cli.settings import TrainSettings, absolute_paths, check
 from gptlab.cli.sweep import command_to_resume
 from gptlab.cli.trials import begin_trial, pruning_callbacks, unresolved
 from gptlab.errors import UserError
-from gptlab.memory import keep_freed_memory
+from gptlab.memory import keep_freed_memory, no_collection
 from gptlab.signals import END_OF_PROCESS, leave, signal_handler, unhandled
 from gptlab.sweep.trial import this_trial
 from gptlab.training import devices
@@ -60,8 +60,9 @@ def train(cfg: DictConfig) -> int:
             check_free(settings.run_dir)
         hardware = _hardware(config, settings)
 
-        from gptlab.cli import parts  # imports Lightning: seconds that no mistake above has to wait for
-        from gptlab.training.run import run
+        with no_collection():
+            from gptlab.cli import parts  # imports Lightning: seconds that no mistake above has to wait for
+            from gptlab.training.run import run
 
         start, config = starting_weights(config, state.checkpoint, overrides)
         if start is not None:
