@@ -1,5 +1,6 @@
 """Freed memory stays in the process, on Linux with glibc."""
 
+import gc
 import platform
 import subprocess
 import sys
@@ -29,6 +30,17 @@ def test_later_tensors_use_what_earlier_ones_have_freed(
         monkeypatch.setenv("GPTLAB_MALLOC", variable)
     result = subprocess.run([sys.executable, "-c", TOUCH], capture_output=True, text=True, timeout=60, check=True)
     assert (int(result.stdout) < 100) == keeps, "page faults of a tensor of 160 MB"
+
+
+def test_the_collector_is_off_for_imports_and_then_as_it_was() -> None:
+    from gptlab.memory import no_collection
+
+    assert gc.isenabled()
+    with no_collection():
+        with no_collection():
+            assert not gc.isenabled()
+        assert not gc.isenabled()
+    assert gc.isenabled()
 
 
 def test_other_systems_are_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:

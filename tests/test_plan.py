@@ -48,6 +48,13 @@ def test_a_probe_times_real_steps_and_leaves_nothing_behind(gptlab: Command, wor
     assert re.fullmatch(r"[\d,]+ tokens/s, 0:0\d:\d\d for 100 steps, MFU \d+%", found["measured"])
 
 
+def test_what_is_computed_twice_counts_once_and_is_not_kept(gptlab: Command) -> None:
+    words = [f"activation_checkpointing={value}" for value in ("false", "true")]
+    once, twice = (facts(gptlab("plan", *TINY, word)) for word in words)
+    assert once["FLOPs a token"] == twice["FLOPs a token"]
+    assert float(once["activations"].split()[0]) > float(twice["activations"].split()[0])
+
+
 def test_weights_to_start_from_and_an_adapter_count(gptlab: Command, tiny_run: Path) -> None:
     found = facts(gptlab("plan", *START, f"init_from={tiny_run}", "adapter=lora"))
     assert "of them train" in found["parameters"]

@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from gptlab.errors import UserError
-from gptlab.training.devices import resolve, rows_per_micro_batch
+from gptlab.training.devices import resolve, rows_per_micro_batch, warn_of_emulation
 
 CPU = {"accelerator": "cpu", "devices": 1, "num_nodes": 1, "strategy": "auto", "precision": None}
 
@@ -18,9 +18,9 @@ def test_a_cpu_that_only_emulates_bf16_is_told(
 ) -> None:
     monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: capabilities)
     with caplog.at_level("WARNING", logger="gptlab"):
-        resolve({**CPU, "precision": "32-true"})
+        warn_of_emulation(resolve({**CPU, "precision": "32-true"}))
         assert caplog.messages == []
-        resolve({**CPU, "precision": "bf16-mixed"})
+        warn_of_emulation(resolve({**CPU, "precision": "bf16-mixed"}))
     assert [message.startswith("this CPU has no bf16 instructions") for message in caplog.messages] == [True] * warns
 
 

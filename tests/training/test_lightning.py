@@ -1,6 +1,7 @@
 """The module under Lightning's own callbacks, loggers and Trainer."""
 
 import csv
+import math
 from collections.abc import Callable
 from pathlib import Path
 
@@ -12,6 +13,7 @@ from lightning.pytorch.loggers import CSVLogger
 from torch import Tensor
 
 from conftest import TINY, Result
+from gptlab.training.stops import NonFiniteError
 from tiny_training import CONTEXT, STEPS, make_data, make_module
 
 Command = Callable[..., Result]
@@ -40,6 +42,8 @@ def test_every_logger_gets_the_steps_done_and_callbacks_the_metrics(tmp_path: Pa
     losses = [float(row["train/loss"]) for row in rows if row["train/loss"]]
     assert float(trainer.progress_bar_metrics["train/loss"]) == losses[-1]
     assert float(lowest.best_model_score or 0) == min(losses)
+    assert Path(lowest.best_model_path).name == f"of-step={1 + losses.index(min(losses))}.ckpt"
+    assert float(trainer.logged_metrics["train/loss"]) == losses[-1]
     assert {"lr", "grad_norm", "tokens_per_second"} <= trainer.callback_metrics.keys()
 
 
@@ -82,6 +86,22 @@ def test_a_sanity_check_is_no_validation(tmp_path: Path) -> None:
     own_trainer(tmp_path, logger=False, max_steps=0, num_sanity_val_steps=1).fit(module, datamodule=make_data())
     assert module.validated_step == -1
     assert module.metrics == {}
+
+
+def test_the_steps_before_a_callback_ends_the_run_are_logged_and_looked_at(tmp_path: Path) -> None:
+    logger, module = CSVLogger(str(tmp_path)), make_module(log_every=10)
+    trainer = own_trainer(tmp_path, logger=logger, limit_train_batches=3, max_epochs=1, limit_val_batches=0)
+    trainer.fit(module, datamodule=make_data())
+    with Path(logger.log_dir, "metrics.csv").open() as file:
+        assert [row["step"] for row in csv.DictReader(file) if row["train/loss"]] == ["3"]
+
+    broken = make_module(log_every=10)
+    with torch.no_grad():
+        broken.model.head.weight.fill_(math.nan)
+    with pytest.raises(NonFiniteError):
+        own_trainer(tmp_path, logger=False, limit_train_batches=3, max_epochs=1, limit_val_batches=0).fit(
+            broken, datamodule=make_data()
+        )
 
 
 def test_the_objective_says_what_is_logged_and_what_is_best(gptlab: Command, workplace: Path) -> None:

@@ -42,10 +42,12 @@ class Costs:
         self._config, self._hardware, self._share = config, hardware, data.batch_size // hardware.n_ranks
         self._loaded = sum(p.nbytes for p in loaded.parameters()) if loaded is not None else 0
         self.model = partial(model_without_memory, config, data.data)
+        as_is = {**config, "activation_checkpointing": False}  # computing twice is no use of the device
+        self._model_to_count = partial(model_without_memory, as_is, data.data)
 
     def flops_per_token(self) -> float:
         """Raises UserError if model or objective look at values; so do the others."""
-        return flops_per_token(self.model(), build.part(self._config, "objective"), self._row)
+        return flops_per_token(self._model_to_count(), build.part(self._config, "objective"), self._row)
 
     def memory(self, rows: int) -> dict[str, int]:
         """Bytes by kind: see `step_memory`; on a CPU `other` is the process, and gaps between tensors."""

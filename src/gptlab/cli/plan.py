@@ -39,6 +39,9 @@ def plan(cfg: DictConfig) -> int:
         raise UserError("resume= is for train: a plan is of a whole run")
     check(config)
     hardware = devices.resolve(config["trainer"])
+    devices.warn_of_emulation(hardware)
+    if cfg.probe and config["compile"]:
+        devices.check_compiler(hardware.accelerator)
 
     with no_collection():
         from gptlab.cli import costs, parts  # they import Lightning

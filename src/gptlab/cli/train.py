@@ -124,7 +124,7 @@ def _check_is_one_run(cfg: DictConfig) -> None:
 def _hardware(config: build.Config, settings: TrainSettings) -> devices.Hardware:
     """What the run trains on. Raises UserError if it cannot."""
     hardware = devices.resolve(config["trainer"])
-    if settings.compile:
+    if settings.compile and is_rank_zero():  # before Lightning each rank would take the first GPU
         devices.check_compiler(hardware.accelerator)
     return hardware
 
@@ -170,6 +170,7 @@ def _announce(
     n_trainable = sum(parameter.numel() for parameter in module.model.parameters() if parameter.requires_grad)
     trainable = f" ({n_trainable:,} of them train)" if n_trainable < n_parameters else ""
     log.info("%s parameters%s on %s, precision %s", f"{n_parameters:,}", trainable, ranks, hardware.precision)
+    devices.warn_of_emulation(hardware)
     warn(module, data, hardware)
     log.info("run directory %s", shortened(Path(module.config["run_dir"])))
 

@@ -23,7 +23,7 @@ class StandardLibrary(TextWindows):
 
     def pieces(self) -> Iterator[Piece]:
         parts = {part for module in self._modules() for part in module.read_text(encoding="utf-8").split("\n\n\n")}
-        for part in sorted(parts, key=lambda part: hashlib.md5(part.encode()).digest()):
+        for part in sorted(parts, key=lambda part: hashlib.md5(part.encode(), usedforsecurity=False).digest()):
             if part.strip():
                 yield Piece(part.strip("\n") + "\n", ends_document=True)
 

@@ -1,4 +1,4 @@
-"""How blocks compute while they train: compiled, or without keeping what they computed on the way."""
+"""Compile a model's blocks, or checkpoint their activations."""
 
 from collections.abc import Callable
 from functools import partial

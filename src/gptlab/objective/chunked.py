@@ -1,7 +1,7 @@
 """Head and cross-entropy, a chunk of tokens at a time: the logits of all tokens never exist together.
 
 The logits of 8 x 1024 tokens over GPT-2's vocabulary are 1.6 GB in float32, and torch's cross-entropy holds several
-tensors of that size. Here a chunk's logits become its gradient in place, and go.
+tensors of that size. Here a chunk's logits are overwritten by their gradient, then freed.
 
     loss = ln(sum over v of exp(logits[v])) - logits[target]        d loss / d logits = softmax(logits) - onehot(target)
 

@@ -50,8 +50,6 @@ def resolve(trainer: dict[str, Any]) -> Hardware:
     if name not in possible_precisions(device):
         possible = ", ".join(possible_precisions(device))
         raise UserError(f"trainer.precision={precision} is not possible on {device} here: use {possible}")
-    if device == "cpu" and name.startswith("bf16") and not _cpu_has_bf16():
-        log.warning("this CPU has no bf16 instructions and emulates them: trainer.precision=32-true is faster")
     return Hardware(device, n_devices * n_nodes, name)
 
 
@@ -114,10 +112,12 @@ def _has_bf16(device: str) -> bool:
     return device != "cuda" or torch.cuda.is_bf16_supported(including_emulation=False)
 
 
-def _cpu_has_bf16() -> bool:
-    """Whether it has instructions of x86 or Arm for bf16; it may be slower than fp32 all the same."""
-    capabilities = torch.cpu.get_capabilities()
-    return any(capabilities.get(name) for name in ("avx512_bf16", "amx_bf16", "bf16", "sve_bf16"))
+def warn_of_emulation(hardware: Hardware) -> None:
+    """Say so if a CPU computes in bf16 without instructions for it: those of x86, and of Arm."""
+    has = torch.cpu.get_capabilities()
+    emulates = not any(has.get(name) for name in ("avx512_bf16", "amx_bf16", "bf16", "sve_bf16"))
+    if hardware.accelerator == "cpu" and hardware.precision.startswith("bf16") and emulates:
+        log.warning("this CPU has no bf16 instructions and emulates them: trainer.precision=32-true is faster")
 
 
 def check_compiler(device: str) -> None:
@@ -126,5 +126,5 @@ def check_compiler(device: str) -> None:
     try:
         torch.compile(lambda x: x + x)(torch.ones(2, device=device))
     except Exception as error:  # of many kinds
-        reason = str(error).strip().splitlines()[0]
+        reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
         raise UserError(f"compile=true: torch's compiler does not work here ({reason}); use compile=false") from error

@@ -24,7 +24,7 @@ from gptlab.training import state, stepping
 from gptlab.training.clock import Clock
 from gptlab.training.ranks import data_parallel
 from gptlab.training.stops import Interrupted, NonFiniteGuard
-from gptlab.training.sums import Step, TrainingSums, sums
+from gptlab.training.sums import Step, TrainingSums, means, sums
 
 log = logging.getLogger("gptlab")
 
@@ -42,7 +42,7 @@ class TrainingModule(L.LightningModule):
         max_steps: length of the run; a Trainer with fewer max_steps ends it earlier.
         grad_clip: largest gradient norm; None for no clipping.
         on_nonfinite: "stop" or "skip", for a step whose loss or gradient norm is not finite.
-        log_every: steps from one log to the next. Between them nobody waits for the device. The last step is logged.
+        log_every: steps from one log to the next. Between two logs one rank alone does not wait for its device.
 
     Attributes:
         metrics: of the last step and the last validation.
@@ -110,13 +110,11 @@ class TrainingModule(L.LightningModule):
     def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
         """One exchange tells all ranks how many targets the step has, and whether a signal has come to any of them."""
         self.between_steps = True  # callbacks and loggers have seen the last step
-        stops: float = self.stop_requested
         if self._n_targets is None:  # the user's DataModule has such a hook of its own
             self._n_targets = int(self.objective.count(batch))
-        if data_parallel(self.trainer)[1] > 1:
-            exchanged = self._sum_over_ranks(torch.tensor([self._n_targets, stops]))
-            self._n_targets, stops = exchanged.long().tolist()
-        if stops:
+        exchanged = self._sum_over_ranks(torch.tensor([self._n_targets, self.stop_requested]))
+        self._n_targets, n_stops = exchanged.long().tolist()
+        if n_stops:
             self._stop()
 
     def training_step(self, batch: Batch, batch_idx: int) -> None:
@@ -127,7 +125,7 @@ class TrainingModule(L.LightningModule):
         assert isinstance(optimizer, LightningOptimizer)
         self.clock.resume()
         stepping.seed_step(self._seed, step, rank, self.device)
-        lr = stepping.set_lr(optimizer, self._schedule(step))
+        self._lr = stepping.set_lr(optimizer, self._schedule(step))
 
         n_targets, self._n_targets = self._n_targets, None
         if not n_targets:
@@ -144,14 +142,9 @@ class TrainingModule(L.LightningModule):
 
         self.n_tokens += n_targets
         self.clock.end_step(n_targets)
+        self.trainer.callback_metrics.pop("step", None)  # of a validation; without it, callbacks take global_step
         if self._is_logged(step + 1):
-            self.clock.read()
-            self._log(
-                self._means("train", self.steps.to_log())
-                | {"lr": lr, "grad_norm": self.steps.gradient_norm, "tokens": self.n_tokens}
-                | {"tokens_per_second": self.clock.recent_tokens_per_second, "seconds": self.clock.seconds}
-                | ({"skipped_steps": self.guard.n_skipped} if self.guard.skips else {})
-            )
+            self._log_steps()
         self.trainer.should_stop |= self.trainer.global_step >= self._total_steps  # after one more validation
 
     def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
@@ -175,8 +168,23 @@ class TrainingModule(L.LightningModule):
         self.steps.read()
         self.clock.read()
 
+    def on_train_end(self) -> None:
+        """Log the steps since the last log, if a callback has ended the run. Raises NonFiniteError."""
+        self.catch_up()
+        if self.steps.unlogged:
+            self._log_steps()
+
+    def _log_steps(self) -> None:
+        self.clock.read()
+        metrics = means("train", self.steps.to_log(), self.objective.metrics)
+        metrics |= {"lr": self._lr, "grad_norm": self.steps.gradient_norm, "tokens": self.n_tokens}
+        metrics |= {"tokens_per_second": self.clock.recent_tokens_per_second, "seconds": self.clock.seconds}
+        metrics |= {"skipped_steps": self.guard.n_skipped} if self.guard.skips else {}
+        self.metrics.update(metrics)
+        stepping.log(self.trainer, metrics)
+
     def _is_logged(self, step: int) -> bool:
-        """Whether the log includes this number of steps. Lightning's `log_every_n_steps` writes at the same."""
+        """Whether there is a log after this number of steps. The Trainer's log_every_n_steps is for other callbacks."""
         return step % self._log_every == 0 or step >= self._total_steps
 
     # -- validation, test, prediction ------------------------------------------------------------------------------
@@ -211,17 +219,10 @@ class TrainingModule(L.LightningModule):
 
     def _evaluated(self, split: str) -> dict[str, float]:
         """The mean metrics of a validation or test, and what the objective derives from the mean loss."""
-        means = self._means(split, self._sum_over_ranks(sums([self._losses], self.objective.metrics)).tolist())
-        derived = self.objective.summary(means[f"{split}/loss"])
-        return means | {f"{split}/{name}": value for name, value in derived.items()}
-
-    def _means(self, split: str, rows: list[list[float]]) -> dict[str, float]:
-        """Means over all tokens of rows of `sums`."""
-        count, *totals = map(sum, zip(*rows, strict=True))
-        if count == 0:
-            raise ValueError(f"{split}: there is nothing to measure, none of the targets counts")
-        names = ("loss", *self.objective.metrics)
-        return {f"{split}/{name}": total / count for name, total in zip(names, totals, strict=True)}
+        rows = self._sum_over_ranks(sums([self._losses], self.objective.metrics)).tolist()
+        found = means(split, rows, self.objective.metrics)
+        derived = self.objective.summary(found[f"{split}/loss"])
+        return found | {f"{split}/{name}": value for name, value in derived.items()}
 
     def _sum_over_ranks(self, values: Tensor) -> Tensor:
         if data_parallel(self.trainer)[1] == 1:
@@ -237,11 +238,8 @@ class TrainingModule(L.LightningModule):
         return [*both, *derived, *bits_per_byte, *(["skipped_steps"] if self.guard.skips else [])]
 
     def _log(self, metrics: dict[str, float]) -> None:
-        """Log to callbacks and loggers. Lightning takes "step" for the step of all loggers: optimizer steps done."""
+        """Log what is no training step to callbacks and loggers, which take "step" for the optimizer steps done."""
         self.metrics.update(metrics)
-        if self.trainer.training:
-            stepping.log(self.trainer, metrics)
-            return
         step = {"step": float(self.trainer.global_step)} if self.trainer.state.fn == "fit" else {}
         for name, value in (metrics | step).items():
             exact = torch.tensor(value, dtype=torch.float64)  # self.log makes float32 of a float

@@ -38,11 +38,11 @@ def muon(
 ) -> Optimizer:
     """Muon for the matrices of a model's blocks, AdamW for everything else that trains.
 
-    Embeddings, the head and all that has one dimension are AdamW's: they look rows up or scale, and their singular
-    values mean little. The matrices of an adapter are in the blocks, and so Muon's.
+    AdamW trains embeddings, the head, and vectors such as biases: their singular values mean little. Matrices of an
+    adapter are in the blocks, so Muon trains them.
 
     Args:
-        model: whose parameters are optimised.
+        model: the model to train.
         lr: learning rate of the matrices, before the schedule's factor. A step changes their entries by 0.2 lr (root
             mean square), about as much as AdamW's would, so learning rates known from AdamW are a good start.
         momentum: decay of the average of gradients.

@@ -13,7 +13,7 @@ def adamw(model: nn.Module, *, lr: float, betas: tuple[float, float], eps: float
     Biases and the gains of norms have fewer than two dimensions and do not decay.
 
     Args:
-        model: whose parameters are optimised.
+        model: the model to train.
         lr: learning rate, before the schedule's factor.
         betas: decay of the averages of gradient and squared gradient.
         eps: added to the denominator.

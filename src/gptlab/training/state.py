@@ -42,8 +42,7 @@ def load(module: "TrainingModule", checkpoint: dict[str, Any]) -> None:
         own = module.state_dict()
         checkpoint["state_dict"] = {**checkpoint["state_dict"], **{name: own[name] for name in _frozen(module)}}
     module.n_tokens = ours["tokens"]
-    module.steps.recent.extend((loss, tokens) for loss, tokens in ours["recent"])
-    module.steps.unlogged = ours.get("unlogged", [])  # 0.1.0 logged each step
+    module.steps.load(ours["recent"], ours.get("unlogged", []))  # 0.1.0 logged each step
     module.clock.load(ours["clock"])
     module.metrics.update(ours["metrics"])
     module.guard.n_skipped = ours["n_skipped"]

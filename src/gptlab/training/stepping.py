@@ -46,12 +46,12 @@ def gradient_sync(strategy: Any, *, now: bool) -> AbstractContextManager:
 
 def gradient_scale(optimizer: torch.optim.Optimizer, scaler: torch.amp.GradScaler | None) -> float:
     """Factor on the gradients before the optimizer steps: a fused optimizer unscales them in its own step."""
-    return float(scaler.get_scale()) if scaler is not None and optimizer.defaults.get("fused", False) else 1.0
+    return float(scaler.get_scale()) if scaler is not None and _is_fused(optimizer) else 1.0
 
 
 def drop_gradient(optimizer: torch.optim.Optimizer, scaler: torch.amp.GradScaler | None) -> None:
     """Make the optimizer skip its step. With a scaler, a fused one looks for infinite gradients in the step itself."""
-    is_checked_later = scaler is not None and optimizer.defaults.get("fused", False)
+    is_checked_later = scaler is not None and _is_fused(optimizer)
     for parameter in (parameter for group in optimizer.param_groups for parameter in group["params"]):
         if parameter.grad is not None:
             parameter.grad = parameter.grad.fill_(math.inf) if is_checked_later else None
@@ -62,7 +62,11 @@ def can_skip_by_flag(optimizer: torch.optim.Optimizer, scaler: torch.amp.GradSca
     device = next(p.device.type for group in optimizer.param_groups for p in group["params"])
     if scaler is not None or device == "mps":
         return False
-    return getattr(optimizer, "looks_at_found_inf", optimizer.defaults.get("fused", False))
+    return getattr(optimizer, "looks_at_found_inf", _is_fused(optimizer))
+
+
+def _is_fused(optimizer: torch.optim.Optimizer) -> bool:
+    return optimizer.defaults.get("fused", False)
 
 
 def skip_if(flag: Tensor | None, optimizer: torch.optim.Optimizer) -> None:
@@ -75,7 +79,9 @@ def log(trainer: L.Trainer, metrics: dict[str, float]) -> None:
 
     It is what `LightningModule.log` does in the end; that takes half a millisecond for each number.
     """
-    trainer.callback_metrics.update({name: torch.tensor(value, dtype=torch.float64) for name, value in metrics.items()})
+    exact = {name: torch.tensor(value, dtype=torch.float64) for name, value in metrics.items()}
+    trainer.callback_metrics.update(exact)
+    trainer.logged_metrics.update(exact)
     trainer.progress_bar_metrics.update({name: value for name, value in metrics.items() if name.endswith("/loss")})
     for logger in trainer.loggers:
         logger.log_metrics(metrics, trainer.global_step)

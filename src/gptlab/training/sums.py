@@ -63,6 +63,12 @@ class TrainingSums:
         tokens = sum(n for _, n in self.recent)
         return sum(loss for loss, _ in self.recent) / tokens if tokens else None
 
+    def load(self, recent: Sequence[Sequence[float]], unlogged: list[list[float]]) -> None:
+        """Go on from a checkpoint."""
+        self._unread, self.unlogged = [], unlogged
+        self.recent.clear()
+        self.recent.extend((loss, int(tokens)) for loss, tokens in recent)
+
     def add(self, step: Step) -> None:
         self._unread.append(step)
 
@@ -87,6 +93,14 @@ class TrainingSums:
         """The rows since the last log, without those whose loss is not finite unless there are no others."""
         rows, self.unlogged = self.unlogged, []
         return [row for row in rows if math.isfinite(row[1])] or rows
+
+
+def means(split: str, rows: Sequence[Sequence[float]], metrics: Sequence[str]) -> dict[str, float]:
+    """Means of rows of `sums` over all that they count, as `train/loss` and so on."""
+    count, *totals = map(sum, zip(*rows, strict=True))
+    if count == 0:
+        raise ValueError(f"{split}: there is nothing to measure, none of the targets counts")
+    return {f"{split}/{name}": total / count for name, total in zip(("loss", *metrics), totals, strict=True)}
 
 
 def sums(groups: Sequence[Sequence[Loss]], metrics: Sequence[str]) -> Tensor:

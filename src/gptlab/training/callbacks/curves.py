@@ -66,7 +66,7 @@ def draw_curves(metrics_csv: Path, picture: Path) -> None:
     steps, train, val = metrics["step"], metrics["train/loss"], metrics["val/loss"]
     trained, validated = ~np.isnan(train), ~np.isnan(val)
     mean = running_mean(train[trained], window=max(1, len(train) // 50))
-    axes.plot(steps[trained], train[trained], color=TRAIN, linewidth=0.8, label="train, each step")
+    axes.plot(steps[trained], train[trained], color=TRAIN, linewidth=0.8, label="train")
     axes.plot(steps[trained], mean, color=TRAIN_MEAN, linewidth=1.8, label="train, running mean")
     label = f"validation, best {np.nanmin(val):.3f}" if validated.any() else None
     axes.plot(steps[validated], val[validated], "o-", color=VAL, linewidth=1.8, markersize=4, label=label)
