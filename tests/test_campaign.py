@@ -19,7 +19,7 @@ from typing import NamedTuple
 import pytest
 
 import gptlab as gptlab_package
-from conftest import POEM, ROOT, TINY
+from conftest import DRAWN, POEM, ROOT
 from same_run import assert_same_run, read, summary
 
 pytestmark = [pytest.mark.campaign, pytest.mark.timeout(7200)]
@@ -33,7 +33,7 @@ SIGNALS_OF_A_RUN = 5  # which lose no step, so that it is soon done
 
 SAVE_EVERY = 5
 RUN = (
-    *TINY,
+    *DRAWN,
     *("context_length=32", "model.n_layers=2", "model.d_model=64", "model.dropout=0.2"),
     *("max_steps=600", "validate_every=90", f"save_every={SAVE_EVERY}", "callbacks.curves.every_seconds=1"),
     "run_dir=run",

@@ -24,7 +24,7 @@ class PythonDocs(TextWindows):
         except ImportError:
             raise UserError("this Python lacks pydoc_data: train on your own text with data.path=<file>") from None
         names = _without_sections_of_others(topics)
-        for name in sorted(names, key=lambda name: hashlib.md5(name.encode()).digest()):
+        for name in sorted(names, key=lambda name: hashlib.md5(name.encode(), usedforsecurity=False).digest()):
             yield Piece(topics[name], ends_document=True)
 
 
