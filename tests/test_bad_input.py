@@ -86,6 +86,7 @@ COMMANDS = {
     "train trainer=cpu trainer.precision=16-mixed": "precision=16-mixed ... cpu",
     "train trainer.strategy=fsdp": "trainer.strategy=fsdp must be auto or ddp",
     "train TINY trainer.profiler=magic": "trainer ... profiler",
+    "train TINY callbacks.curves.every_seconds=1": "cannot be set: another override has switched callbacks.curves off",
     "train TINY callbacks.samples=3": "callbacks.samples has no _target_",
     "train callbacks.samples.temperature=-1": "callbacks.samples.temperature=-1",
     "train TINY callbacks.samples.prompt=XYZ": "callbacks.samples.prompt=XYZ ... the character 'X' is not in",

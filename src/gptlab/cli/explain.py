@@ -112,6 +112,8 @@ def _unknown_key(key: str, config_name: str, arguments: list[str]) -> str:
     meant = ALIASES.get(name, name if group else None)  # without its group it is a setting of the root
     if meant in known and meant != key:
         return f"{key} is not a setting: write {meant}=<value>" + (f" ({ADVICE[meant]})" if meant in ADVICE else "")
+    if key in known:
+        return f"{key} cannot be set: another override has switched {group} off"
     same_name = [k for k in known if k.endswith(f".{name}")]  # model.n_kv_heads, of model.attention
     match = nearest(key, same_name) or nearest(key, known) or nearest(f".{name}", [k for k in known if "." in k])
     shows = "--cfg hydra -p hydra.sweeper" if key.startswith("hydra.") else "--help"
