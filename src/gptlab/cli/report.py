@@ -43,7 +43,9 @@ def report(result: "RunResult", module: "TrainingModule", run_dir: Path) -> None
         log.info("  %s", command_line(command, checkpoint=place, **{key: prompt}, **how, **trust))
     log.info("  tensorboard --logdir %s", "outputs" if Path(place).parts[:1] == ("outputs",) else shlex.quote(place))
     if is_finished:
-        log.info("  %s", command_line("train", resume=place, max_steps=2 * summary["steps"]))
+        twice = 2 * summary["steps"]  # by a schedule that has ended, the learning rate may be 0
+        schedule = {"schedule.total_steps": twice} if "total_steps" in config["schedule"] else {}
+        log.info("  %s", command_line("train", resume=place, max_steps=twice, **schedule))
         if not foreign and gpt2.misfit(module.model) is None:
             log.info("  %s", command_line("export", checkpoint=place, to="my-model"))
 
