@@ -125,7 +125,7 @@ class TrainingModule(L.LightningModule):
         assert isinstance(optimizer, LightningOptimizer)
         self.clock.resume()
         stepping.seed_step(self._seed, step, rank, self.device)
-        self._lr = stepping.set_lr(optimizer, self._schedule(step))
+        stepping.set_lr(optimizer, self._schedule(step))
 
         n_targets, self._n_targets = self._n_targets, None
         if not n_targets:
@@ -177,7 +177,8 @@ class TrainingModule(L.LightningModule):
     def _log_steps(self) -> None:
         self.clock.read()
         metrics = means("train", self.steps.to_log(), self.objective.metrics)
-        metrics |= {"lr": self._lr, "grad_norm": self.steps.gradient_norm, "tokens": self.n_tokens}
+        lr = self.trainer.optimizers[0].param_groups[0]["lr"]
+        metrics |= {"lr": lr, "grad_norm": self.steps.gradient_norm, "tokens": self.n_tokens}
         metrics |= {"tokens_per_second": self.clock.recent_tokens_per_second, "seconds": self.clock.seconds}
         metrics |= {"skipped_steps": self.guard.n_skipped} if self.guard.skips else {}
         self.metrics.update(metrics)

@@ -31,12 +31,11 @@ def split(batch: Batch, n_rows: int) -> list[Batch]:
     return list(zip(*parts, strict=True))
 
 
-def set_lr(optimizer: LightningOptimizer, factor: float) -> float:
-    """Set each group's learning rate to `factor` times its configured one. Returns the first group's."""
+def set_lr(optimizer: LightningOptimizer, factor: float) -> None:
+    """Set each group's learning rate to `factor` times its configured one."""
     for group in optimizer.param_groups:
         group.setdefault("initial_lr", group["lr"])
         group["lr"] = group["initial_lr"] * factor
-    return optimizer.param_groups[0]["lr"]
 
 
 def gradient_sync(strategy: Any, *, now: bool) -> AbstractContextManager:
