@@ -60,7 +60,7 @@ class Corpus:
             return None
         blocks = (self.tokens[i : min(i + BLOCK, stop)] for i in range(start, stop, BLOCK))
         record = Path(str(self.tokens.filename)).with_suffix(f".{start}-{stop}.bytes")
-        return int(_recorded(record, lambda: str(sum(int(lengths[block].sum()) for block in blocks))))
+        return int(recorded(record, lambda: str(sum(int(lengths[block].sum()) for block in blocks))))
 
 
 def load_corpus(
@@ -95,10 +95,10 @@ def read_fingerprint(text: "TextWindows", cache: Path) -> str:
     if stamp is None:
         return text.fingerprint()
     record = cache / f"{_key(type(text).__module__, type(text).__qualname__, stamp)}.fingerprint"
-    return _recorded(record, text.fingerprint)
+    return recorded(record, text.fingerprint)
 
 
-def _recorded(record: Path, compute: Callable[[], str]) -> str:
+def recorded(record: Path, compute: Callable[[], str]) -> str:
     """The content of a small file in the cache, which is computed and written if there is none."""
     with suppress(OSError):
         if content := record.read_text():

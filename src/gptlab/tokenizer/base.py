@@ -17,6 +17,7 @@ class Tokenizer(ABC):
 
     vocab_size: int  # every id lies in [0, vocab_size)
     eot: int | None = None  # the id that separates documents; None if the vocabulary has none
+    is_published: bool = False  # its vocabulary is known without any text
     byte_lengths: np.ndarray | None = None  # UTF-8 bytes of each id, (vocab_size,); None if decoding loses bytes
 
     @classmethod

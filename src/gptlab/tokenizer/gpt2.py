@@ -23,6 +23,8 @@ class GPT2Tokenizer(ByteLevelTokenizer):
     `merges` is the text of merges.txt, None for the published file; ValueError if it is not GPT-2's or not found.
     """
 
+    is_published = True
+
     def __init__(self, *, merges: str | None = None) -> None:
         self._merges = merges
         lines = merge_lines(merges if merges is not None else _published_merges())

@@ -1,0 +1,221 @@
+"""Token shards: a corpus of any size that another program has turned into tokens."""
+
+import glob
+import hashlib
+import json
+import logging
+import time
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from platformdirs import user_cache_path
+
+from gptlab.data.base import Data, Examples, PreparedData, Progress, TokenizerFactory
+from gptlab.data.corpus import recorded
+from gptlab.data.text_windows import file_stamps, first_words
+from gptlab.data.token_files import Shard, nanogpt_characters, open_shard
+from gptlab.data.windows import EvalWindows, WindowDataset
+from gptlab.errors import UserError
+from gptlab.objective import Batch
+from gptlab.tokenizer import Tokenizer
+from gptlab.tokenizer.char import CharTokenizer
+
+log = logging.getLogger("gptlab")
+
+SUFFIXES = (".bin", ".ds")
+BLOCK = 1 << 22  # tokens that are read at once
+LINE_SECONDS = 10  # between two lines of progress
+
+
+@dataclass(frozen=True)
+class Content:
+    """What the tokens of a shard are, known after all of them have been read.
+
+    Attributes:
+        checksum: SHA-256 of the tokens' bytes.
+        highest: the largest token.
+    """
+
+    checksum: str
+    highest: int
+
+
+class Shards(Data):
+    """Files of tokens: llm.c's, modded-nanoGPT's, nanoGPT's or datatrove's, all of one kind.
+
+    A window lies within one shard. Shards whose names say so (`*_val_*.bin`, `val.bin`) are the validation set. Shards
+    are memory-mapped; the first start reads each of them once, and later ones find the result by path, size and time.
+
+    Args:
+        path: a file, a glob pattern, or a directory.
+        val_path: the validation shards, if not by name; such as `path`.
+        stride: tokens from one training window's start to the next one's; None for the context length.
+        num_workers: processes that gather training batches; 0 for none.
+        cache_dir: where the result of the first start is kept; None for the user's cache directory.
+    """
+
+    def __init__(
+        self, *, path: str, val_path: str | None, stride: int | None, num_workers: int, cache_dir: str | None
+    ) -> None:
+        if stride is not None and stride < 1:
+            raise ValueError(f"stride={stride} must be at least 1; null is the context length")
+        if num_workers < 0:
+            raise ValueError(f"num_workers={num_workers} must be 0 or more")
+        self.name, self.stride, self.num_workers = path, stride, num_workers
+        self.cache = Path(cache_dir).expanduser() if cache_dir is not None else user_cache_path("gptlab")
+        shards = [open_shard(file) for file in _find(path, key="data.path")]
+        if val_path is not None:
+            self.val = [open_shard(file) for file in _find(val_path, key="data.val_path")]
+            chosen = {shard.path.absolute() for shard in self.val}
+            self.train = [shard for shard in shards if shard.path.absolute() not in chosen]
+        else:
+            self.val = [shard for shard in shards if shard.is_validation]
+            self.train = [shard for shard in shards if not shard.is_validation]
+        for role, found in {"training": self.train, "validation": self.val}.items():
+            if not found:
+                raise UserError(
+                    f"data.path={path}: none of its files is for {role}; name data.val_path=<file or pattern>"
+                )
+        kinds = {(shard.kind, shard.dtype): shard.path for shard in (*self.train, *self.val)}
+        if len(kinds) > 1:
+            one, other = list(kinds.items())[:2]
+            raise UserError(f"{one[1]} and {other[1]} are of different kinds: {' '.join(one[0])}, {' '.join(other[0])}")
+
+    def prepare(
+        self, tokenizer: Tokenizer | TokenizerFactory, *, context_length: int, progress: Progress
+    ) -> PreparedData:
+        """Raises UserError also if a token is not in the vocabulary, or a shard too short for a window."""
+        shards = [*self.train, *self.val]
+        for shard in shards:
+            if shard.n_tokens < context_length + 1:
+                raise UserError(
+                    f"{shard.path} has {shard.n_tokens:,} tokens: one window takes context_length + 1 = "
+                    f"{context_length + 1:,}"
+                )
+        tokenizer = self._tokenizer(tokenizer)
+        contents = list(_contents(shards, self.cache))
+        for shard, content in zip(shards, contents, strict=True):
+            if content.highest >= tokenizer.vocab_size:
+                raise UserError(_outside(shard, tokenizer.vocab_size))
+        manifest = [
+            [shard.path.name, shard.n_tokens, shard.dtype, content.checksum]
+            for shard, content in zip(shards, contents, strict=True)
+        ]
+        stride = self.stride or context_length
+        train = [WindowDataset(shard.tokens(), context_length=context_length, stride=stride) for shard in self.train]
+        val = [EvalWindows(shard.tokens(), context_length=context_length, stride=context_length) for shard in self.val]
+        n_train, n_val = (sum(shard.n_tokens for shard in part) for part in (self.train, self.val))
+        return PreparedData(
+            name=self.name,
+            tokenizer=tokenizer,
+            fingerprint=hashlib.sha256(json.dumps(manifest).encode()).hexdigest(),
+            description=f"{self.name}: {len(shards):,} shards ({shards[0].kind}), {n_train + n_val:,} tokens "
+            f"({n_val:,} for validation), vocabulary {tokenizer.vocab_size:,}",
+            train=Joined(train),
+            val=Joined(val),
+            test=None,
+            val_bytes_per_token=self._bytes_per_token(tokenizer, contents[len(self.train) :]),
+            prompt=first_words(self.val[0].tokens(), tokenizer),
+        )
+
+    def _tokenizer(self, tokenizer: Tokenizer | TokenizerFactory) -> Tokenizer:
+        """The one that the tokens were made with. nanoGPT's characters come with the shards."""
+        if not isinstance(tokenizer, partial):
+            return tokenizer
+        characters = nanogpt_characters(self.train[0].path.parent) if self.train[0].kind == "nanoGPT" else None
+        if characters is not None:
+            return CharTokenizer(characters=characters)
+        if not tokenizer.func.__self__.is_published:  # type: ignore[attr-defined]
+            raise UserError("shards are no text to train a tokenizer on: use tokenizer=gpt2, or init_from=<weights>")
+        return tokenizer([])
+
+    def _bytes_per_token(self, tokenizer: Tokenizer, contents: list[Content]) -> float | None:
+        """UTF-8 bytes of a validation target, counted once for each vocabulary and content."""
+        lengths = tokenizer.byte_lengths
+        if lengths is None:
+            return None
+
+        def count() -> str:
+            first = sum(int(lengths[shard.tokens()[0]]) for shard in self.val)  # follows nothing: no target
+            return str(sum(int(lengths[block].sum()) for shard in self.val for block in _blocks(shard)) - first)
+
+        key = [[content.checksum for content in contents], lengths.tolist()]
+        place = self.cache / f"{hashlib.sha256(json.dumps(key).encode()).hexdigest()[:16]}.bytes"
+        return int(recorded(place, count)) / sum(shard.n_tokens - 1 for shard in self.val)
+
+
+class Joined:
+    """The examples of several parts as those of one, whose batches have the same shape."""
+
+    def __init__(self, parts: list[Any]) -> None:
+        self.parts: list[Examples] = parts
+        self._ends = np.cumsum([len(part) for part in parts])
+
+    def __len__(self) -> int:
+        return int(self._ends[-1])
+
+    def batch(self, indices: np.ndarray) -> Batch:
+        if len(indices) == 0:
+            return self.parts[0].batch(indices)
+        which = np.searchsorted(self._ends, indices, side="right")  # the part of each index
+        order = np.argsort(which, kind="stable")
+        starts = self._ends - [len(part) for part in self.parts]
+        batches = [self.parts[n].batch(indices[which == n] - starts[n]) for n in np.unique(which)]
+        places = torch.from_numpy(np.argsort(order))
+        return tuple(torch.cat(tensors)[places] for tensors in zip(*batches, strict=True))
+
+
+def _find(path: str, *, key: str) -> list[Path]:
+    """The files of a path, a directory or a pattern, in order. UserError if there is none."""
+    place = Path(path).expanduser()
+    if place.is_dir():
+        files = [file for file in place.iterdir() if file.suffix in SUFFIXES]
+    else:
+        files = [place] if place.is_file() else [Path(found) for found in glob.glob(str(place), recursive=True)]
+    if not files:
+        raise UserError(f"{key}={path}: there is no file of tokens ({', '.join(f'*{suffix}' for suffix in SUFFIXES)})")
+    return sorted(files)
+
+
+def _contents(shards: list[Shard], cache: Path) -> Iterator[Content]:
+    """Each shard is read once; the result is kept under its path, size and time."""
+    last_line = time.monotonic()
+    for number, shard in enumerate(shards, start=1):
+        if time.monotonic() - last_line > LINE_SECONDS:
+            last_line = time.monotonic()
+            log.info("reading shards for the first time: %d of %d", number, len(shards))
+        key = json.dumps(["shard", *file_stamps([shard.path]), shard.dtype, shard.offset])
+        record = cache / f"{hashlib.sha256(key.encode()).hexdigest()[:16]}.shard"
+        yield Content(**json.loads(recorded(record, partial(_read, shard))))
+
+
+def _read(shard: Shard) -> str:
+    """Its Content, as JSON."""
+    checksum, highest = hashlib.sha256(), 0
+    for block in _blocks(shard):
+        checksum.update(block.data)
+        highest = max(highest, int(block.max()))
+    return json.dumps(asdict(Content(checksum.hexdigest(), highest)))
+
+
+def _blocks(shard: Shard) -> Iterator[np.ndarray]:
+    """Copies of its tokens, so that memory stays flat: pages of a mapping count while it lives."""
+    with shard.path.open("rb") as file:
+        file.seek(shard.offset)
+        while len(block := np.fromfile(file, shard.dtype, BLOCK)):
+            yield block
+
+
+def _outside(shard: Shard, vocab_size: int) -> str:
+    position = 0
+    for block in _blocks(shard):
+        if (places := np.flatnonzero(block >= vocab_size)).size:
+            token, position = int(block[places[0]]), position + int(places[0])
+            return f"{shard.path}: token {token:,} at position {position:,} is not in the vocabulary of {vocab_size:,}"
+        position += len(block)
+    return f"{shard.path} has changed while it was read"
