@@ -17,7 +17,7 @@ NonNegative = typing.Annotated[int, range(2**63)]
 def check_arguments(target: Callable[..., Any], arguments: dict[str, Any], key: str, *, partial: bool = False) -> None:
     """Check names and types; `key` is the place in the configuration that messages name.
 
-    A class of gptlab's that takes `**` passes it on to its base, and has the arguments of that too.
+    A class of gptlab's that takes `**` passes it on to its base, and has the arguments of that too, and so on.
 
     Types are checked where gptlab's own code is called; a library checks its own arguments. Of a partial call, other
     arguments come later.
@@ -27,10 +27,10 @@ def check_arguments(target: Callable[..., Any], arguments: dict[str, Any], key: 
     """
     is_ours = (target.__module__ or "").startswith("gptlab.")
     callables: list[Any] = [target]
-    if any(parameter.kind is parameter.VAR_KEYWORD for parameter in inspect.signature(target).parameters.values()):
-        if not (is_ours and inspect.isclass(target)):
-            return
-        callables.insert(0, target.__bases__[0])
+    if _passes_on(target) and not (is_ours and inspect.isclass(target)):
+        return
+    while _passes_on(callables[0]):
+        callables.insert(0, callables[0].__bases__[0])
     every = {name: its for call in callables for name, its in inspect.signature(call).parameters.items()}
     parameters = {name: its for name, its in every.items() if its.kind is not its.VAR_KEYWORD}
     place, called = f"{key}." if key else "", getattr(target, "__qualname__", str(target))
@@ -49,6 +49,11 @@ def check_arguments(target: Callable[..., Any], arguments: dict[str, Any], key: 
         fits, description = _accepted(hints.get(name, Any))
         if not fits(value):
             raise UserError(f"{place}{name}={'null' if value is None else value} must be {description}")
+
+
+def _passes_on(call: Callable[..., Any]) -> bool:
+    """Whether it takes any further keyword arguments."""
+    return any(parameter.kind is parameter.VAR_KEYWORD for parameter in inspect.signature(call).parameters.values())
 
 
 def _accepted(hint: Any) -> tuple[Callable[[Any], bool], str]:

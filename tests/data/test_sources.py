@@ -36,7 +36,7 @@ def read(path: Path) -> list[str]:
     return documents
 
 
-TEXT_SOURCES = [name for name in choices("data") if "cache_dir" in conf_node("data", name)]
+TEXT_SOURCES = [name for name in choices("data") if "val_fraction" in conf_node("data", name)]
 
 
 @pytest.mark.parametrize("name", TEXT_SOURCES)

@@ -15,11 +15,11 @@ import numpy as np
 import torch
 from platformdirs import user_cache_path
 
-from gptlab.data.base import Data, Examples, PreparedData, Progress, TokenizerFactory
+from gptlab.data.base import Examples, PreparedData, Progress, TokenizerFactory
 from gptlab.data.corpus import recorded
 from gptlab.data.text_windows import file_stamps, first_words
 from gptlab.data.token_files import Shard, nanogpt_characters, open_shard
-from gptlab.data.windows import EvalWindows, WindowDataset
+from gptlab.data.windowed import Windowed
 from gptlab.errors import UserError
 from gptlab.objective import Batch
 from gptlab.tokenizer import Tokenizer
@@ -45,7 +45,7 @@ class Content:
     highest: int
 
 
-class Shards(Data):
+class Shards(Windowed):
     """Files of tokens: llm.c's, modded-nanoGPT's, nanoGPT's or datatrove's, all of one kind.
 
     A window lies within one shard. Shards whose names say so (`*_val_*.bin`, `val.bin`) are the validation set. Shards
@@ -54,20 +54,13 @@ class Shards(Data):
     Args:
         path: a file, a glob pattern, or a directory.
         val_path: the validation shards, if not by name; such as `path`.
-        stride: tokens from one training window's start to the next one's; None for the context length.
-        num_workers: processes that gather training batches; 0 for none.
-        cache_dir: where the result of the first start is kept; None for the user's cache directory.
+        windows: as in `Windowed`; cache_dir is where the result of the first start is kept.
     """
 
-    def __init__(
-        self, *, path: str, val_path: str | None, stride: int | None, num_workers: int, cache_dir: str | None
-    ) -> None:
-        if stride is not None and stride < 1:
-            raise ValueError(f"stride={stride} must be at least 1; null is the context length")
-        if num_workers < 0:
-            raise ValueError(f"num_workers={num_workers} must be 0 or more")
-        self.name, self.stride, self.num_workers = path, stride, num_workers
-        self.cache = Path(cache_dir).expanduser() if cache_dir is not None else user_cache_path("gptlab")
+    def __init__(self, *, path: str, val_path: str | None, **windows: Any) -> None:
+        super().__init__(**windows)
+        self.name = path
+        self.cache = Path(self.cache_dir).expanduser() if self.cache_dir is not None else user_cache_path("gptlab")
         shards = [open_shard(file) for file in _find(path, key="data.path")]
         if val_path is not None:
             self.val = [open_shard(file) for file in _find(val_path, key="data.val_path")]
@@ -81,6 +74,7 @@ class Shards(Data):
                 raise UserError(
                     f"data.path={path}: none of its files is for {role}; name data.val_path=<file or pattern>"
                 )
+        self.end_token = self.train[0].end_token
         kinds = {(shard.kind, shard.dtype): shard.path for shard in (*self.train, *self.val)}
         if len(kinds) > 1:
             one, other = list(kinds.items())[:2]
@@ -106,9 +100,8 @@ class Shards(Data):
             [shard.path.name, shard.n_tokens, shard.dtype, content.checksum]
             for shard, content in zip(shards, contents, strict=True)
         ]
-        stride = self.stride or context_length
-        train = [WindowDataset(shard.tokens(), context_length=context_length, stride=stride) for shard in self.train]
-        val = [EvalWindows(shard.tokens(), context_length=context_length, stride=context_length) for shard in self.val]
+        train = [self.training_windows(shard.tokens(), context_length, tokenizer) for shard in self.train]
+        val = [self.validation_windows(shard.tokens(), context_length, tokenizer) for shard in self.val]
         n_train, n_val = (sum(shard.n_tokens for shard in part) for part in (self.train, self.val))
         return PreparedData(
             name=self.name,

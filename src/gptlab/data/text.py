@@ -31,10 +31,8 @@ class TextFiles(TextWindows):
         path: a file, a glob pattern, or a directory: its .txt and .md files, also with .gz and in folders.
     """
 
-    def __init__(
-        self, *, path: str, stride: int | None, val_fraction: float, num_workers: int, cache_dir: str | None
-    ) -> None:
-        super().__init__(stride=stride, val_fraction=val_fraction, num_workers=num_workers, cache_dir=cache_dir)
+    def __init__(self, *, path: str, **windows: Any) -> None:
+        super().__init__(**windows)
         self.name = path
         self.files = _find(path)
 

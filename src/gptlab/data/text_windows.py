@@ -10,9 +10,9 @@ from typing import Any
 import numpy as np
 import regex
 
-from gptlab.data.base import Data, Piece, PreparedData, Progress, TokenizerFactory
+from gptlab.data.base import Piece, PreparedData, Progress, TokenizerFactory
 from gptlab.data.corpus import Corpus, load_corpus
-from gptlab.data.windows import EvalWindows, WindowDataset
+from gptlab.data.windowed import Windowed
 from gptlab.errors import UserError
 from gptlab.tokenizer import Tokenizer
 
@@ -20,14 +20,12 @@ SENTENCE_BEGINS = regex.compile(r"(?<=[.!?]\s+)\p{Lu}\p{L}*(?: \p{L}+){1,2}")
 SEARCHED_TOKENS, FALLBACK_TOKENS = 4000, 8
 
 
-class TextWindows(Data):
+class TextWindows(Windowed):
     """A text, cut into windows of `context_length` tokens; the tail of the text is kept for validation.
 
     Args:
-        stride: tokens from one training window's start to the next one's; None for the context length.
         val_fraction: the share of the tokens that is kept for validation.
-        num_workers: processes that gather training batches; 0 for none.
-        cache_dir: the directory of the token cache; None for the user's cache directory.
+        windows: as in `Windowed`; cache_dir is where its tokens are kept.
 
     Attributes:
         prompt: what samples continue; None for a few words of the validation text.
@@ -35,19 +33,11 @@ class TextWindows(Data):
 
     prompt: str | None = None
 
-    def __init__(self, *, stride: int | None, val_fraction: float, num_workers: int, cache_dir: str | None) -> None:
-        if stride is not None and stride < 1:
-            raise ValueError(f"stride={stride} must be at least 1; null is the context length")
+    def __init__(self, *, val_fraction: float, **windows: Any) -> None:
+        super().__init__(**windows)
         if not 0 < val_fraction <= 1:
             raise ValueError(f"val_fraction={val_fraction} must be more than 0 and at most 1")
-        if num_workers < 0:
-            raise ValueError(f"num_workers={num_workers} must be 0 or more")
-        if cache_dir == "":
-            raise ValueError("cache_dir= is empty: null is the user's cache directory")
-        self.stride = stride
         self.val_fraction = val_fraction
-        self.num_workers = num_workers
-        self.cache_dir = cache_dir
 
     @abstractmethod
     def pieces(self) -> Iterator[Piece]:
@@ -93,8 +83,8 @@ class TextWindows(Data):
             fingerprint=corpus.fingerprint,
             description=f"{self.name}: {n_tokens:,} tokens ({len(val):,} for validation), "
             f"vocabulary {corpus.tokenizer.vocab_size:,}",
-            train=WindowDataset(train, context_length=context_length, stride=self.stride or context_length),
-            val=EvalWindows(val, context_length=context_length, stride=context_length),
+            train=self.training_windows(train, context_length, corpus.tokenizer),
+            val=self.validation_windows(val, context_length, corpus.tokenizer),
             test=None,
             val_bytes_per_token=None if n_val_bytes is None else n_val_bytes / (len(val) - 1),
             prompt=self.prompt or first_words(val, corpus.tokenizer),

@@ -36,6 +36,41 @@ class WindowDataset:
         return ids[:, :-1], ids[:, 1:]
 
 
+@dataclass(frozen=True, eq=False)
+class DocumentWindows:
+    """Windows that also number the document of each input token, from 1, so that attention stays within it.
+
+    The objective passes the numbers to the model, whose positions begin anew in each document.
+
+    Args:
+        windows: a WindowDataset or EvalWindows.
+        eot: id of the end-of-text token.
+        leads: whether it stands before each document, as in llm.c's shards, or after it, as in gptlab's own.
+        first_token_loss: whether the first token of a document is a target: what stands before it tells little of it.
+
+    >>> windows = WindowDataset(np.array([1, 2, 0, 3, 4]), context_length=4, stride=4)
+    >>> DocumentWindows(windows, eot=0, leads=False, first_token_loss=False).batch(np.array([0]))
+    (tensor([[1, 2, 0, 3]]), tensor([[   2,    0, -100,    4]]), tensor([[1, 1, 1, 2]]))
+    """
+
+    windows: "WindowDataset | EvalWindows"
+    eot: int
+    leads: bool
+    first_token_loss: bool
+
+    def __len__(self) -> int:
+        return len(self.windows)
+
+    def batch(self, indices: np.ndarray) -> tuple[Tensor, Tensor, Tensor]:
+        """Inputs, targets and document numbers, (B, T) int64 each."""
+        inputs, targets = self.windows.batch(indices)
+        ends = inputs == self.eot
+        documents = 1 + ends.cumsum(dim=1) - (0 if self.leads else ends.long())
+        if not self.first_token_loss:
+            targets = targets.masked_fill(targets == self.eot if self.leads else ends, IGNORED)
+        return inputs, targets, documents
+
+
 class EvalWindows:
     """Windows that hold each token of a text as a target exactly once (except the first, which follows nothing).
 
