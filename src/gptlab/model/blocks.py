@@ -17,7 +17,7 @@ def compile_blocks(model: LanguageModel) -> None:
     dynamic: the last batch of a validation compiles nothing, and what is compiled does not depend on which batch came
     first, so that a resumed run computes with the same kernels.
     """
-    for part in _blocks(model) or [model.trunk]:
+    for part in blocks_of(model) or [model.trunk]:
         part.compile(dynamic=True)
 
 
@@ -27,14 +27,15 @@ def checkpoint_activations(model: LanguageModel) -> None:
 
     Raises ValueError if the model has no blocks.
     """
-    blocks = _blocks(model)
+    blocks = blocks_of(model)
     if not blocks:
         raise ValueError(f"activation_checkpointing=true: {type(model).__name__} has no blocks; use false")
     for block in blocks:
         block.forward = partial(_forward, block.forward)
 
 
-def _blocks(model: LanguageModel) -> list[Any]:
+def blocks_of(model: LanguageModel) -> list[Any]:
+    """Those of its trunk, in order; none if it has none."""
     return list(getattr(model.trunk, "blocks", ()))
 
 

@@ -11,6 +11,8 @@ from gptlab.errors import UserError
 log = logging.getLogger("gptlab")
 
 SHORT_PRECISIONS = {"32": "32-true", "16": "16-mixed", "bf16": "bf16-mixed", "64": "64-true"}
+SHARDED = "fsdp2"
+"""trainer.strategy of `training.sharding`; Lightning has no name for it."""
 PRECISIONS = {
     "cpu": ("32-true", "bf16-mixed", "bf16-true", "64-true"),  # fp16 has no fast kernels on a CPU
     "mps": ("32-true", "16-mixed", "bf16-mixed"),
@@ -25,6 +27,7 @@ class Hardware:
     accelerator: str
     n_ranks: int
     precision: str
+    is_sharded: bool = False
 
 
 def resolve(trainer: dict[str, Any]) -> Hardware:
@@ -43,14 +46,17 @@ def resolve(trainer: dict[str, Any]) -> Hardware:
     device = device_type(trainer["accelerator"], key="trainer.accelerator")
     if not isinstance(n_nodes, int) or n_nodes < 1:
         raise UserError(f"trainer.num_nodes={n_nodes} must be a whole number from 1")
-    if strategy != "auto" and (not str(strategy).startswith("ddp") or strategy.endswith(("spawn", "fork", "notebook"))):
-        raise UserError(f"trainer.strategy={strategy} must be auto or ddp: a step needs a whole copy of the model")
+    is_ddp = str(strategy).startswith("ddp") and not strategy.endswith(("spawn", "fork", "notebook"))
+    if strategy not in ("auto", SHARDED) and not is_ddp:
+        raise UserError(f"trainer.strategy={strategy} must be auto, ddp or {SHARDED}")
+    if strategy == SHARDED and (device == "mps" or str(precision).startswith("16")):
+        raise UserError(f"trainer.strategy={SHARDED} is for CUDA and the CPU, in fp32 or bf16")
     n_devices = _count(trainer["devices"], device)
     name = default_precision(device) if precision is None else SHORT_PRECISIONS.get(str(precision), str(precision))
     if name not in possible_precisions(device):
         possible = ", ".join(possible_precisions(device))
         raise UserError(f"trainer.precision={precision} is not possible on {device} here: use {possible}")
-    return Hardware(device, n_devices * n_nodes, name)
+    return Hardware(device, n_devices * n_nodes, name, is_sharded=strategy == SHARDED)
 
 
 def rows_per_micro_batch(*, batch_size: int, micro_batch_size: int | None, n_ranks: int) -> int:

@@ -15,7 +15,6 @@ import torch
 from lightning.pytorch.core.optimizer import LightningOptimizer
 from platformdirs import user_cache_path
 from torch import Tensor
-from torch.nn.utils import clip_grad_norm_
 
 from gptlab.data.base import PreparedData
 from gptlab.model import LanguageModel
@@ -93,7 +92,11 @@ class TrainingModule(L.LightningModule):
         self._log_every = log_every
         self._n_targets: int | None = None  # of the current step
         self._losses: list[Loss] = []  # of the current step, validation or test
-        self.resumed_step: int | None = None  # until Lightning's counters are set to it
+
+    def configure_model(self) -> None:
+        """Shard the model if the strategy does that."""
+        if hasattr(self.trainer.strategy, "shard"):
+            self.trainer.strategy.shard(self.model)
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
         self._weights = list(self.model.parameters())  # to walk through the model takes a while
@@ -153,7 +156,7 @@ class TrainingModule(L.LightningModule):
         scaler = getattr(self.trainer.precision_plugin, "scaler", None)  # fp16 only
         scale = stepping.gradient_scale(optimizer, scaler)
         limit = math.inf if self._grad_clip is None else self._grad_clip * scale
-        norm = clip_grad_norm_(self._weights, limit) / scale
+        norm = stepping.clip(self._weights, limit) / scale
         step = Step(self.trainer.global_step, self._losses, norm, overflows=scaler is not None)
         self.steps.add(step)
         if stepping.can_skip_by_flag(optimizer, scaler) and not self._is_logged(step.number + 1):
@@ -252,9 +255,6 @@ class TrainingModule(L.LightningModule):
         if hasattr(self.objective, "prepare"):  # what it measures before the first step
             with self.trainer.precision_plugin.forward_context():
                 self.objective.prepare(self.model, self.data, user_cache_path("gptlab") / "references")
-        if self.resumed_step is not None:
-            stepping.start_at(self.trainer, self.resumed_step)
-            self.resumed_step = None
 
     def on_train_start(self) -> None:
         """Validate weights that were trained elsewhere, or make up for a validation that an earlier session missed."""

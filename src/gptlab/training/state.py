@@ -2,6 +2,8 @@
 
 from typing import TYPE_CHECKING, Any
 
+from gptlab.training.stepping import start_at
+
 if TYPE_CHECKING:
     from gptlab.training.module import TrainingModule
 
@@ -48,7 +50,7 @@ def load(module: "TrainingModule", checkpoint: dict[str, Any]) -> None:
     module.guard.n_skipped = ours["n_skipped"]
     for name, measured in ours.get("references", {}).items():
         getattr(module.data, name).reference = measured
-    module.resumed_step = checkpoint["global_step"]
+    start_at(module.trainer, checkpoint["global_step"])
     pending = ours.get("validation_pending", ours.get("owes_validation"))  # its name in 0.1.0
     module.validated_step = -1 if pending else checkpoint["global_step"]
 

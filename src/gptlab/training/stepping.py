@@ -8,6 +8,8 @@ import lightning as L
 import torch
 from lightning.pytorch.core.optimizer import LightningOptimizer
 from torch import Tensor
+from torch.distributed.tensor import DTensor
+from torch.nn.utils import clip_grad_norm_
 
 from gptlab.objective import Batch
 from gptlab.private import set_logged_steps
@@ -43,6 +45,12 @@ def gradient_sync(strategy: Any, *, now: bool) -> AbstractContextManager:
     return nullcontext() if now else getattr(strategy, "block_backward_sync", nullcontext)()
 
 
+def clip(weights: list[Any], limit: float) -> Tensor:
+    """Clip the gradient of all weights and return its norm over all ranks, ()."""
+    norm = clip_grad_norm_(weights, limit)
+    return norm.full_tensor() if isinstance(norm, DTensor) else norm  # of sharded weights
+
+
 def gradient_scale(optimizer: torch.optim.Optimizer, scaler: torch.amp.GradScaler | None) -> float:
     """Factor on the gradients before the optimizer steps: a fused optimizer unscales them in its own step."""
     return float(scaler.get_scale()) if scaler is not None and _is_fused(optimizer) else 1.0
@@ -57,9 +65,12 @@ def drop_gradient(optimizer: torch.optim.Optimizer, scaler: torch.amp.GradScaler
 
 
 def can_skip_by_flag(optimizer: torch.optim.Optimizer, scaler: torch.amp.GradScaler | None) -> bool:
-    """Whether `skip_if` works: torch's fused optimizers look at the flag, except on MPS; a scaler has its own."""
-    device = next(p.device.type for group in optimizer.param_groups for p in group["params"])
-    if scaler is not None or device == "mps":
+    """Whether `skip_if` works: torch's fused optimizers look at the flag, except on MPS, and not for sharded weights.
+
+    A scaler has its own.
+    """
+    weight = next(p for group in optimizer.param_groups for p in group["params"])
+    if scaler is not None or weight.device.type == "mps" or isinstance(weight, DTensor):
         return False
     return getattr(optimizer, "looks_at_found_inf", _is_fused(optimizer))
 

@@ -56,6 +56,11 @@ def make_trainer(
         run_dir: where Lightning's other callbacks write.
     """
     quiet_lightning()
+    further: dict[str, Any] = {}
+    if hardware.is_sharded:
+        from gptlab.training.sharding import ShardedStrategy  # imports DTensor's parts
+
+        further["strategy"] = ShardedStrategy(hardware.n_ranks)
     slurm = [SLURMEnvironment(auto_requeue=False)] if SLURMEnvironment.detect() else []  # resume=auto replaces it
     return trainer(
         accelerator=hardware.accelerator,
@@ -76,4 +81,5 @@ def make_trainer(
         enable_checkpointing=any(isinstance(callback, L.pytorch.callbacks.Checkpoint) for callback in callbacks),
         use_distributed_sampler=False,
         default_root_dir=run_dir,
+        **further,
     )

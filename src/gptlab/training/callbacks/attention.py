@@ -6,7 +6,6 @@ from typing import Any
 import lightning as L
 import torch
 from lightning.pytorch.loggers import TensorBoardLogger
-from lightning.pytorch.utilities.rank_zero import rank_zero_only
 
 from gptlab.inspection.analyze import MAX_TOKENS
 from gptlab.inspection.drawing import attention_grid, pixels
@@ -35,8 +34,8 @@ class AttentionMaps(L.Callback):
         ids = prompt_ids(self.prompt, module, key="callbacks.attention.prompt")
         self._ids = ids[: min(MAX_TOKENS, module.model.context_length)]
 
-    @rank_zero_only
     def on_validation_end(self, trainer: L.Trainer, module: Any) -> None:
+        """All ranks compute: those of a sharded model do it together. The first one draws."""
         boards = [logger for logger in trainer.loggers if isinstance(logger, TensorBoardLogger)]
         if not boards or not self._has_attention:
             return
@@ -49,7 +48,7 @@ class AttentionMaps(L.Callback):
         if maps is None:
             log.warning("callbacks.attention shows no attention: %s", why)
             self._has_attention = False
-        elif maps.isfinite().all():
+        elif trainer.is_global_zero and maps.isfinite().all():
             title = visible(module.data.tokenizer.decode(self._ids))
             picture = pixels(attention_grid(maps.numpy(), title, causal=module.model.causal))
             for board in boards:

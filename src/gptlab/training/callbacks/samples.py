@@ -9,7 +9,6 @@ from typing import Any
 import lightning as L
 import torch
 from lightning.pytorch.loggers import TensorBoardLogger
-from lightning.pytorch.utilities.rank_zero import rank_zero_only
 
 from gptlab.errors import UserError
 from gptlab.generation.sampling import make_sampler
@@ -41,8 +40,8 @@ class Samples(L.Callback):
     def setup(self, trainer: L.Trainer, module: Any, stage: str) -> None:
         self._prompt_ids = prompt_ids(self.prompt, module, key="callbacks.samples.prompt")
 
-    @rank_zero_only
     def on_validation_end(self, trainer: L.Trainer, module: Any) -> None:
+        """All ranks generate: those of a sharded model compute together. The first one shows it."""
         if not math.isfinite(module.metrics["val/loss"]):
             return  # nan logits cannot be sampled from
         tokenizer, ids = module.data.tokenizer, self._prompt_ids
@@ -50,6 +49,8 @@ class Samples(L.Callback):
         how: dict[str, Any] = {"max_new_tokens": self.max_new_tokens, "sampler": sampler, "stops": ()}
         with trainer.precision_plugin.forward_context(), _uncompiled(module):
             pieces = [text for _, text in continue_texts(module.model, tokenizer, [ids], **how)]
+        if not trainer.is_global_zero:
+            return
         asked = module.data.prompt if self.prompt is None else self.prompt
         before = tokenizer.decode(ids) if module.data.template is None else f"{asked}\n=> "
         lines = (before + "".join(pieces)).splitlines()

@@ -1,0 +1,110 @@
+"""Sharded training: each rank keeps a part of all weights, gradients and optimizer states (torch's FSDP2).
+
+Zhao et al. 2023 (arXiv:2304.11277). A checkpoint is one file, with the names and the optimizer's numbers of any other
+run, so a run can go on with one rank, with DDP, or sharded.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from lightning.pytorch.core.optimizer import LightningOptimizer
+from lightning.pytorch.strategies import ModelParallelStrategy
+from torch import nn
+from torch.distributed.checkpoint.state_dict import (
+    StateDictOptions,
+    get_optimizer_state_dict,
+    set_model_state_dict,
+    set_optimizer_state_dict,
+)
+from torch.distributed.fsdp import FSDPModule, fully_shard
+
+from gptlab.model import LanguageModel
+from gptlab.model.blocks import blocks_of
+
+WHOLE = StateDictOptions(full_state_dict=True, cpu_offload=True)
+FROM_RANK_0 = StateDictOptions(full_state_dict=True, broadcast_from_rank0=True)
+
+
+class ShardedStrategy(ModelParallelStrategy):
+    """Lightning's strategy for FSDP2, with checkpoints as other strategies write them.
+
+    The gradients of each micro-batch are reduced at once: to wait for the last one would keep all of them whole.
+    """
+
+    def __init__(self, n_ranks: int) -> None:
+        super().__init__(data_parallel_size=n_ranks, tensor_parallel_size=1, save_distributed_checkpoint=False)
+
+    def shard(self, model: LanguageModel) -> None:
+        """Shard each block, and what is around the blocks, in place. All ranks get the weights of rank 0.
+
+        Those of the others may be on the meta device. Does nothing to a model that is sharded already.
+        """
+        if isinstance(model, FSDPModule):
+            return
+        whole = model.state_dict() if self.is_global_zero else {}
+        mesh = self.device_mesh["data_parallel"]
+        for part in (*blocks_of(model), model):  # the last takes what is left: a head may share an embedding's weights
+            fully_shard(part, mesh=mesh)
+        for parameter in filter(lambda p: p.is_meta, model.parameters()):
+            empty = nn.Parameter(torch.empty_like(parameter, device=self.root_device), parameter.requires_grad)
+            torch.utils.swap_tensors(parameter, empty)  # the same object, which the head may share
+        set_model_state_dict(model, dict(whole), options=FROM_RANK_0)
+        for module in model.modules():
+            for name, buffer in list(module.named_buffers(recurse=False)):
+                setattr(
+                    module,
+                    name,
+                    buffer := torch.empty_like(buffer, device=self.root_device) if buffer.is_meta else buffer,
+                )
+                dist.broadcast(buffer, src=0)
+
+    @property
+    def lightning_restore_optimizer(self) -> bool:
+        return True
+
+    def load_checkpoint(self, checkpoint_path: Any, weights_only: bool | None = None) -> dict[str, Any]:
+        """The file of any strategy, on all ranks."""
+        return self.checkpoint_io.load_checkpoint(checkpoint_path, weights_only=True)  # Lightning asks for None
+
+    def load_model_state_dict(self, checkpoint: Mapping[str, Any], strict: bool = True) -> None:
+        whole = dict(checkpoint["state_dict"]) if self.is_global_zero else {}
+        set_model_state_dict(self._module, whole, options=FROM_RANK_0)
+
+    def load_optimizer_state_dict(self, checkpoint: Mapping[str, Any]) -> None:
+        for optimizer, state in zip(map(_own, self.optimizers), checkpoint["optimizer_states"], strict=True):
+            whole = _named(state, optimizer, self._module) if self.is_global_zero else {}
+            set_optimizer_state_dict(self._module, optimizer, whole, options=FROM_RANK_0)
+            for group, saved in zip(optimizer.param_groups, state["param_groups"], strict=True):
+                group |= {
+                    name: value for name, value in saved.items() if name != "params"
+                }  # torch leaves out unknown ones
+
+    def optimizer_state(self, optimizer: torch.optim.Optimizer) -> dict[str, Any]:
+        """Whole, on rank 0. Parameters are numbered in the order of the groups, as torch's own optimizers do."""
+        optimizer = _own(optimizer)
+        state: dict[str, Any] = get_optimizer_state_dict(self._module, optimizer, options=WHOLE)
+        if not self.is_global_zero:
+            return {}
+        names = [name for group in state["param_groups"] for name in group["params"]]
+        numbers = {name: number for number, name in enumerate(names)}
+        groups = [{**group, "params": [numbers[name] for name in group["params"]]} for group in state["param_groups"]]
+        return {"state": {numbers[name]: values for name, values in state["state"].items()}, "param_groups": groups}
+
+    @property
+    def _module(self) -> nn.Module:
+        assert self.model is not None
+        return self.model
+
+
+def _own(optimizer: Any) -> torch.optim.Optimizer:
+    return optimizer._optimizer if isinstance(optimizer, LightningOptimizer) else optimizer
+
+
+def _named(state: Mapping[str, Any], optimizer: torch.optim.Optimizer, module: nn.Module) -> dict[str, Any]:
+    """An optimizer's state by names of parameters in place of numbers."""
+    name_of = {id(parameter): name for name, parameter in module.named_parameters()}
+    names = [name_of[id(parameter)] for group in optimizer.param_groups for parameter in group["params"]]
+    groups = [{**group, "params": [names[number] for number in group["params"]]} for group in state["param_groups"]]
+    return {"state": {names[number]: values for number, values in state["state"].items()}, "param_groups": groups}
