@@ -84,7 +84,7 @@ COMMANDS = {
     "train batch_size=10 micro_batch_size=4": "batch_size=10 is not divisible by micro_batch_size=4",
     "train data.val_fraction=1": "data.val_fraction=1",
     "train trainer=cpu trainer.precision=16-mixed": "precision=16-mixed ... cpu",
-    "train trainer.strategy=fsdp": "trainer.strategy=fsdp must be auto or ddp",
+    "train trainer.strategy=fsdp": "trainer.strategy=fsdp must be auto, ddp or fsdp2",
     "train TINY trainer.profiler=magic": "trainer ... profiler",
     "train TINY callbacks.curves.every_seconds=1": "cannot be set: another override has switched callbacks.curves off",
     "train TINY callbacks.samples=3": "callbacks.samples has no _target_",

@@ -51,7 +51,7 @@ def test_cuda_takes_bf16_where_the_hardware_has_it(monkeypatch: pytest.MonkeyPat
         ({"precision": "fp8"}, "trainer.precision=fp8 is not possible"),
         ({"devices": 0}, "trainer.devices=0 must be auto, a number from 1"),
         ({"devices": "two"}, "trainer.devices=two must be"),
-        ({"strategy": "fsdp"}, "trainer.strategy=fsdp must be auto or ddp"),
+        ({"strategy": "fsdp"}, "trainer.strategy=fsdp must be auto, ddp or fsdp2"),
         ({"num_nodes": 0}, "trainer.num_nodes=0"),
     ],
 )

@@ -8,9 +8,9 @@
 """
 
 import io
-import pickle
 from dataclasses import dataclass
 from pathlib import Path
+from pickle import Unpickler, UnpicklingError
 from typing import Any, Literal
 
 import numpy as np
@@ -88,11 +88,11 @@ def _check_size(path: Path, n_bytes: int, n_tokens: int, dtype: str) -> None:
         raise UserError(f"{path} is not whole: {n_tokens:,} tokens are {expected:,} bytes, it has {n_bytes:,}")
 
 
-class _PlainData(pickle.Unpickler):
+class _PlainData(Unpickler):
     """Builds dicts, lists, text and numbers only."""
 
     def find_class(self, module: str, name: str) -> Any:
-        raise pickle.UnpicklingError(f"it names {module}.{name}")
+        raise UnpicklingError(f"it names {module}.{name}")
 
 
 def nanogpt_characters(directory: Path) -> str | None:

@@ -53,12 +53,9 @@ class ShardedStrategy(ModelParallelStrategy):
         set_model_state_dict(model, dict(whole), options=FROM_RANK_0)
         for module in model.modules():
             for name, buffer in list(module.named_buffers(recurse=False)):
-                setattr(
-                    module,
-                    name,
-                    buffer := torch.empty_like(buffer, device=self.root_device) if buffer.is_meta else buffer,
-                )
-                dist.broadcast(buffer, src=0)
+                there = torch.empty_like(buffer, device=self.root_device) if buffer.is_meta else buffer
+                dist.broadcast(there, src=0)
+                setattr(module, name, there)
 
     @property
     def lightning_restore_optimizer(self) -> bool:
@@ -77,9 +74,7 @@ class ShardedStrategy(ModelParallelStrategy):
             whole = _named(state, optimizer, self._module) if self.is_global_zero else {}
             set_optimizer_state_dict(self._module, optimizer, whole, options=FROM_RANK_0)
             for group, saved in zip(optimizer.param_groups, state["param_groups"], strict=True):
-                group |= {
-                    name: value for name, value in saved.items() if name != "params"
-                }  # torch leaves out unknown ones
+                group |= {key: value for key, value in saved.items() if key != "params"}  # torch drops unknown ones
 
     def optimizer_state(self, optimizer: torch.optim.Optimizer) -> dict[str, Any]:
         """Whole, on rank 0. Parameters are numbered in the order of the groups, as torch's own optimizers do."""
@@ -99,7 +94,7 @@ class ShardedStrategy(ModelParallelStrategy):
 
 
 def _own(optimizer: Any) -> torch.optim.Optimizer:
-    return optimizer._optimizer if isinstance(optimizer, LightningOptimizer) else optimizer
+    return optimizer.optimizer if isinstance(optimizer, LightningOptimizer) else optimizer
 
 
 def _named(state: Mapping[str, Any], optimizer: torch.optim.Optimizer, module: nn.Module) -> dict[str, Any]:
