@@ -91,7 +91,7 @@ def offences(code: str) -> list[str]:
 
 
 def test_no_code_of_ours_executes_what_a_file_says() -> None:
-    lax = "class Lax(Unpickler):\n    def find_class(self, module, name):\n        return super().find_class(module, name)"
+    lax = "class Lax(Unpickler):\n    def find_class(self, module, name):\n        return __import__(module)"
     calls = ("Unpickler(file).load()", "eval(x)", "yaml.load(x)", "torch.load(x, weights_only=False)", "np.load(x)")
     for code in ("import pickle", "from pickle import loads", lax, *calls):
         assert offences(code), "the search finds what it looks for"
