@@ -26,6 +26,7 @@ from gptlab.model.blocks import checkpoint_activations, compile_blocks
 from gptlab.tokenizer import Tokenizer
 from gptlab.training import device_check, devices
 from gptlab.training.module import TrainingModule
+from gptlab.training.run_dir import is_rank_zero
 from gptlab.training.trainer import make_trainer
 
 log = logging.getLogger("gptlab")
@@ -74,11 +75,15 @@ def training_module(config: build.Config, data: DataModule, *, start: Loaded | N
     config = _with_labels(config, prepared)
     if config["trainer"].get("limit_val_batches", 1.0) != 1.0:  # of the validated part it is not known
         prepared = replace(prepared, val_bytes_per_token=None)
-    model, base_fingerprint = _model(config, prepared.tokenizer, start)
+    objective, is_sharded = build.part(config, "objective"), devices.resolve(config["trainer"]).is_sharded
+    if is_sharded and hasattr(objective, "prepare"):
+        name = type(objective).__name__
+        raise UserError(f"trainer.strategy={devices.SHARDED}: {name} measures whole weights first; use trainer=ddp")
+    model, base_fingerprint = _model(config, prepared.tokenizer, start, is_empty=is_sharded and not is_rank_zero())
     prepared_for_training(model, config)
     module = TrainingModule(
         model=model,
-        objective=build.part(config, "objective"),
+        objective=objective,
         optimizer=build.optimizer(config),
         schedule=build.part(config, "schedule"),
         data=prepared,
@@ -120,11 +125,20 @@ def prepared_for_training(model: LanguageModel, config: build.Config) -> Languag
     return model
 
 
-def _model(config: build.Config, tokenizer: Tokenizer, start: Loaded | None) -> tuple[LanguageModel, str | None]:
-    """The model with its first weights, and the fingerprint of those under an adapter; None if there is no adapter."""
+def _model(
+    config: build.Config, tokenizer: Tokenizer, start: Loaded | None, *, is_empty: bool
+) -> tuple[LanguageModel, str | None]:
+    """The model with its first weights, and the fingerprint of those under an adapter; None if there is no adapter.
+
+    If `is_empty`, fresh weights have no memory: this rank gets its part of them from rank 0.
+    """
     torch.manual_seed(config["seed"])
     base_fingerprint = fingerprint_of(start) if start is not None and "adapter" in config else None
-    model = initial_model(start, config, tokenizer) if start else build.model(config, tokenizer.vocab_size)
+    if start is not None:
+        model = initial_model(start, config, tokenizer)
+    else:
+        make = build.meta_model if is_empty else build.model
+        model = make(config, tokenizer.vocab_size)
     _choose_what_trains(config, model)
     return model, base_fingerprint
 

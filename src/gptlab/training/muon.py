@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.distributed.tensor import DTensor, distribute_tensor
 from torch.optim import AdamW, Optimizer
 
 from gptlab.model import LanguageModel
@@ -136,7 +137,10 @@ class Muon(Optimizer):
         averages = torch.stack([state["momentum"] for state in states])
         new_averages = averages.lerp(gradients, 1 - group["momentum"])
         looking_ahead = gradients.lerp(new_averages, group["momentum"])  # Nesterov's: this gradient's share twice
-        directions = orthogonal(looking_ahead, iterations=group["iterations"])
+        directions = orthogonal(_whole(looking_ahead), iterations=group["iterations"])
+        if isinstance(looking_ahead, DTensor):  # every rank has computed the same
+            place = looking_ahead.device_mesh, looking_ahead.placements
+            directions = distribute_tensor(directions, *place, src_data_rank=None)
         # entries of an orthogonal matrix have the root mean square 1 / sqrt(max(O, I)) (Liu et al. 2025, section 2.2,
         # arXiv:2502.16982); those of an AdamW step about 0.2
         scale = 0.2 * math.sqrt(max(matrices[0].shape))
@@ -149,6 +153,10 @@ class Muon(Optimizer):
         for matrix, state, weight, average in zip(matrices, states, new_weights, new_averages, strict=True):
             matrix.copy_(weight)
             state["momentum"].copy_(average)
+
+
+def _whole(tensor: Tensor) -> Tensor:
+    return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor  # of sharded weights
 
 
 def orthogonal(matrices: Tensor, *, iterations: int) -> Tensor:

@@ -11,14 +11,14 @@ import torch
 import torch.distributed as dist
 from lightning.pytorch.core.optimizer import LightningOptimizer
 from lightning.pytorch.strategies import ModelParallelStrategy
-from torch import nn
+from torch import Tensor, nn
 from torch.distributed.checkpoint.state_dict import (
     StateDictOptions,
     get_optimizer_state_dict,
     set_model_state_dict,
-    set_optimizer_state_dict,
 )
 from torch.distributed.fsdp import FSDPModule, fully_shard
+from torch.distributed.tensor import DTensor, distribute_tensor
 
 from gptlab.model import LanguageModel
 from gptlab.model.blocks import blocks_of
@@ -62,19 +62,22 @@ class ShardedStrategy(ModelParallelStrategy):
         return True
 
     def load_checkpoint(self, checkpoint_path: Any, weights_only: bool | None = None) -> dict[str, Any]:
-        """The file of any strategy, on all ranks."""
-        return self.checkpoint_io.load_checkpoint(checkpoint_path, weights_only=True)  # Lightning asks for None
+        """The file of any strategy, memory-mapped: all ranks of a machine share its pages."""
+        return torch.load(checkpoint_path, map_location="cpu", mmap=True, weights_only=True)
 
     def load_model_state_dict(self, checkpoint: Mapping[str, Any], strict: bool = True) -> None:
-        whole = dict(checkpoint["state_dict"]) if self.is_global_zero else {}
-        set_model_state_dict(self._module, whole, options=FROM_RANK_0)
+        own = self._module.state_dict()
+        parts = {name: _part(value, own.get(name)) for name, value in checkpoint["state_dict"].items()}
+        self._module.load_state_dict(parts, strict=strict)
 
     def load_optimizer_state_dict(self, checkpoint: Mapping[str, Any]) -> None:
-        for optimizer, state in zip(map(_own, self.optimizers), checkpoint["optimizer_states"], strict=True):
-            whole = _named(state, optimizer, self._module) if self.is_global_zero else {}
-            set_optimizer_state_dict(self._module, optimizer, whole, options=FROM_RANK_0)
-            for group, saved in zip(optimizer.param_groups, state["param_groups"], strict=True):
-                group |= {key: value for key, value in saved.items() if key != "params"}  # torch drops unknown ones
+        for optimizer, whole in zip(map(_own, self.optimizers), checkpoint["optimizer_states"], strict=True):
+            weights = [weight for group in optimizer.param_groups for weight in group["params"]]
+            parts = {
+                number: {name: _part(value, weights[number]) for name, value in values.items()}
+                for number, values in whole["state"].items()
+            }
+            optimizer.load_state_dict({**whole, "state": parts})
 
     def optimizer_state(self, optimizer: torch.optim.Optimizer) -> dict[str, Any]:
         """Whole, on rank 0. Parameters are numbered in the order of the groups, as torch's own optimizers do."""
@@ -97,9 +100,9 @@ def _own(optimizer: Any) -> torch.optim.Optimizer:
     return optimizer.optimizer if isinstance(optimizer, LightningOptimizer) else optimizer
 
 
-def _named(state: Mapping[str, Any], optimizer: torch.optim.Optimizer, module: nn.Module) -> dict[str, Any]:
-    """An optimizer's state by names of parameters in place of numbers."""
-    name_of = {id(parameter): name for name, parameter in module.named_parameters()}
-    names = [name_of[id(parameter)] for group in optimizer.param_groups for parameter in group["params"]]
-    groups = [{**group, "params": [names[number] for number in group["params"]]} for group in state["param_groups"]]
-    return {"state": {names[number]: values for number, values in state["state"].items()}, "param_groups": groups}
+def _part(whole: Any, like: Tensor | None) -> Any:
+    """This rank's part of a tensor that is sharded as another one of its shape is; anything else as it is."""
+    if not isinstance(like, DTensor) or isinstance(whole, DTensor) or getattr(whole, "shape", None) != like.shape:
+        return whole
+    there = whole.to(like.device)
+    return distribute_tensor(there, like.device_mesh, like.placements, src_data_rank=None)

@@ -16,7 +16,7 @@ def save(module: "TrainingModule", checkpoint: dict[str, Any]) -> None:
     checkpoint.pop("loops", None)
     if module.base_fingerprint is not None:
         for name in _frozen(module):
-            del checkpoint["state_dict"][name]
+            checkpoint["state_dict"].pop(name, None)  # a rank of a sharded run has none
     data = module.data
     parts = {name: getattr(getattr(data, name), "reference", None) for name in ("train", "val", "test")}
     checkpoint["gptlab"] = {
