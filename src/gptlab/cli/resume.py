@@ -174,7 +174,15 @@ def _copy(key: str, source: Config, target: Config) -> None:
 
 
 def check_same_text(state: ResumeState, data: PreparedData) -> None:
-    """Raises UserError if the text or its tokenizer is not what the run was trained on."""
+    """Raises UserError if the text, one of its files or its tokenizer is not what the run was trained on."""
+    then, today = ({str(file[0]): file for file in of or []} for of in (state.stored.get("manifest"), data.manifest))
+    for name in then | today if then else ():
+        if then.get(name) != today.get(name):
+            what = "has changed" if name in then and name in today else "is missing" if name in then else "is new"
+            raise UserError(
+                f"{data.name}: {name} {what} since {state.checkpoint} was written; name the old files "
+                f"(data.path=<where they are now>), or start a new run"
+            )
     now = {"text_fingerprint": data.fingerprint, "tokenizer": data.tokenizer.state()}
     for key, value in now.items():
         if state.stored[key] != value:

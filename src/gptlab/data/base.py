@@ -8,7 +8,7 @@ import functools
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
@@ -58,6 +58,7 @@ class PreparedData:
     val_bytes_per_token: float | None  # UTF-8 bytes per validation target; None if they mean nothing or are not known
     prompt: str  # a few words of the validation data, for samples and for commands to paste
     labels: list[str] | None = None  # what a classifier's outputs mean; None for a language model
+    manifest: list[list[Any]] | None = None  # name of each file, then what must not change in it; None for other data
     template: Template | None = None  # how a prompt is written for the model; None if it is the beginning of a text
 
 

@@ -39,6 +39,11 @@ class TokenFile(np.memmap):
         """Tokens [start, stop) of the file, as a mapping of their own."""
         return TokenFile(str(self.filename), self.dtype.str, start * self.itemsize, stop - start)
 
+    def release(self) -> None:
+        """Give back the memory of what was read: it stays in the system's cache of files."""
+        if isinstance(self.base, mmap.mmap) and hasattr(mmap, "MADV_DONTNEED"):  # not on Windows
+            self.base.madvise(mmap.MADV_DONTNEED)
+
     def __reduce__(self) -> tuple[Any, ...]:
         if not isinstance(self.base, mmap.mmap):  # a view or a copy, which does not know its place
             return np.asarray(self).__reduce__()  # type: ignore[return-value]

@@ -5,7 +5,7 @@ import hashlib
 import json
 import logging
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
@@ -16,9 +16,9 @@ import torch
 from platformdirs import user_cache_path
 
 from gptlab.data.base import Examples, PreparedData, Progress, TokenizerFactory
-from gptlab.data.corpus import recorded
+from gptlab.data.corpus import TokenFile, recorded
+from gptlab.data.shard_formats import Shard, nanogpt_characters, open_shard
 from gptlab.data.text_windows import file_stamps, first_words
-from gptlab.data.token_files import Shard, nanogpt_characters, open_shard
 from gptlab.data.windowed import Windowed
 from gptlab.errors import UserError
 from gptlab.objective import Batch
@@ -29,6 +29,7 @@ log = logging.getLogger("gptlab")
 
 SUFFIXES = (".bin", ".ds")
 BLOCK = 1 << 22  # tokens that are read at once
+MOST_MAPPED = 128  # windows: the system maps some hundred KiB around each
 LINE_SECONDS = 10  # between two lines of progress
 
 
@@ -83,37 +84,32 @@ class Shards(Windowed):
     def prepare(
         self, tokenizer: Tokenizer | TokenizerFactory, *, context_length: int, progress: Progress
     ) -> PreparedData:
-        """Raises UserError also if a token is not in the vocabulary, or a shard too short for a window."""
-        shards = [*self.train, *self.val]
-        for shard in shards:
-            if shard.n_tokens < context_length + 1:
-                raise UserError(
-                    f"{shard.path} has {shard.n_tokens:,} tokens: one window takes context_length + 1 = "
-                    f"{context_length + 1:,}"
-                )
+        """Raises UserError also if a token is not in the vocabulary, or all shards are too short for a window."""
         tokenizer = self._tokenizer(tokenizer)
+        train_shards, val_shards = (_long_enough(part, context_length) for part in (self.train, self.val))
+        shards = [*train_shards, *val_shards]
         contents = list(_contents(shards, self.cache))
         for shard, content in zip(shards, contents, strict=True):
             if content.highest >= tokenizer.vocab_size:
                 raise UserError(_outside(shard, tokenizer.vocab_size))
         manifest = [
-            [shard.path.name, shard.n_tokens, shard.dtype, content.checksum]
+            [shard.path.name, shard.n_tokens, shard.dtype, shard.end_token, content.checksum]
             for shard, content in zip(shards, contents, strict=True)
         ]
-        train = [self.training_windows(shard.tokens(), context_length, tokenizer) for shard in self.train]
-        val = [self.validation_windows(shard.tokens(), context_length, tokenizer) for shard in self.val]
-        n_train, n_val = (sum(shard.n_tokens for shard in part) for part in (self.train, self.val))
+        train, val = ([shard.tokens() for shard in part] for part in (train_shards, val_shards))
+        n_train, n_val = (sum(shard.n_tokens for shard in part) for part in (train_shards, val_shards))
         return PreparedData(
             name=self.name,
             tokenizer=tokenizer,
             fingerprint=hashlib.sha256(json.dumps(manifest).encode()).hexdigest(),
             description=f"{self.name}: {len(shards):,} shards ({shards[0].kind}), {n_train + n_val:,} tokens "
             f"({n_val:,} for validation), vocabulary {tokenizer.vocab_size:,}",
-            train=Joined(train),
-            val=Joined(val),
+            train=Joined([self.training_windows(tokens, context_length, tokenizer) for tokens in train], train),
+            val=Joined([self.validation_windows(tokens, context_length, tokenizer) for tokens in val], val),
             test=None,
-            val_bytes_per_token=self._bytes_per_token(tokenizer, contents[len(self.train) :]),
-            prompt=first_words(self.val[0].tokens(), tokenizer),
+            val_bytes_per_token=self._bytes_per_token(tokenizer, val_shards, contents[len(train_shards) :]),
+            prompt=first_words(val[0], tokenizer),
+            manifest=manifest,
         )
 
     def _tokenizer(self, tokenizer: Tokenizer | TokenizerFactory) -> Tokenizer:
@@ -127,26 +123,30 @@ class Shards(Windowed):
             raise UserError("shards are no text to train a tokenizer on: use tokenizer=gpt2, or init_from=<weights>")
         return tokenizer([])
 
-    def _bytes_per_token(self, tokenizer: Tokenizer, contents: list[Content]) -> float | None:
+    def _bytes_per_token(self, tokenizer: Tokenizer, shards: list[Shard], contents: list[Content]) -> float | None:
         """UTF-8 bytes of a validation target, counted once for each vocabulary and content."""
         lengths = tokenizer.byte_lengths
         if lengths is None:
             return None
 
         def count() -> str:
-            first = sum(int(lengths[shard.tokens()[0]]) for shard in self.val)  # follows nothing: no target
-            return str(sum(int(lengths[block].sum()) for shard in self.val for block in _blocks(shard)) - first)
+            first = sum(int(lengths[shard.tokens()[0]]) for shard in shards)  # follows nothing: no target
+            return str(sum(int(lengths[block].sum()) for shard in shards for block in _blocks(shard)) - first)
 
         key = [[content.checksum for content in contents], lengths.tolist()]
         place = self.cache / f"{hashlib.sha256(json.dumps(key).encode()).hexdigest()[:16]}.bytes"
-        return int(recorded(place, count)) / sum(shard.n_tokens - 1 for shard in self.val)
+        return int(recorded(place, count)) / sum(shard.n_tokens - 1 for shard in shards)
 
 
 class Joined:
-    """The examples of several parts as those of one, whose batches have the same shape."""
+    """The examples of several parts as those of one, whose batches have the same shape.
 
-    def __init__(self, parts: list[Any]) -> None:
-        self.parts: list[Examples] = parts
+    `files` are memory-mapped. What was read from them counts as memory of this process until it is given back.
+    """
+
+    def __init__(self, parts: Sequence[Examples], files: Sequence[TokenFile] = ()) -> None:
+        self.parts, self.files = parts, files
+        self._n_mapped = 0  # windows
         self._ends = np.cumsum([len(part) for part in parts])
 
     def __len__(self) -> int:
@@ -159,6 +159,11 @@ class Joined:
         order = np.argsort(which, kind="stable")
         starts = self._ends - [len(part) for part in self.parts]
         batches = [self.parts[n].batch(indices[which == n] - starts[n]) for n in np.unique(which)]
+        self._n_mapped += len(indices)
+        if self._n_mapped > MOST_MAPPED:
+            self._n_mapped = 0
+            for file in self.files:
+                file.release()
         places = torch.from_numpy(np.argsort(order))
         return tuple(torch.cat(tensors)[places] for tensors in zip(*batches, strict=True))
 
@@ -173,6 +178,21 @@ def _find(path: str, *, key: str) -> list[Path]:
     if not files:
         raise UserError(f"{key}={path}: there is no file of tokens ({', '.join(f'*{suffix}' for suffix in SUFFIXES)})")
     return sorted(files)
+
+
+def _long_enough(shards: list[Shard], context_length: int) -> list[Shard]:
+    """Those with a window at least. UserError if there is none."""
+    found = [shard for shard in shards if shard.n_tokens > context_length]
+    if not found:
+        longest = max(shards, key=lambda shard: shard.n_tokens)
+        raise UserError(
+            f"{longest.path} has {longest.n_tokens:,} tokens: one window takes context_length + 1 = "
+            f"{context_length + 1:,}"
+        )
+    if len(found) < len(shards):
+        n = len(shards) - len(found)
+        log.warning("%s of %s shards are shorter than a window, and left out", f"{n:,}", f"{len(shards):,}")
+    return found
 
 
 def _contents(shards: list[Shard], cache: Path) -> Iterator[Content]:

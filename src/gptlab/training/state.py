@@ -24,6 +24,7 @@ def save(module: "TrainingModule", checkpoint: dict[str, Any]) -> None:
         "tokenizer": data.tokenizer.state(),
         "vocab_size": data.tokenizer.vocab_size,
         "text_fingerprint": data.fingerprint,
+        "manifest": data.manifest,
         "prompt": data.prompt,
         "tokens": module.n_tokens,
         "recent": [list(pair) for pair in module.steps.recent],
