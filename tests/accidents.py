@@ -8,6 +8,7 @@ from typing import Any
 
 import lightning as L
 import torch
+from torch.distributed.tensor import DTensor
 
 from gptlab.training.module import TrainingModule
 
@@ -65,3 +66,44 @@ class Recorder(L.Callback):
         }
         with (self.directory / f"rank{trainer.global_rank}.jsonl").open("a") as file:
             file.write(json.dumps(line) + "\n")
+
+
+class RankMemory(L.Callback):
+    """Writes down the bytes that each rank keeps for weights, gradients and optimizer states: rank<number>.json.
+
+    Args:
+        directory: of the run.
+    """
+
+    def __init__(self, *, directory: str) -> None:
+        self.directory = Path(directory)
+
+    def on_before_optimizer_step(
+        self, trainer: L.Trainer, module: L.LightningModule, optimizer: torch.optim.Optimizer
+    ) -> None:
+        weights = list(module.parameters())
+        states = [value for state in optimizer.state.values() for value in state.values()]
+        kept = {"weights": weights, "gradients": [weight.grad for weight in weights], "optimizer": states}
+        n_bytes = {kind: sum(_local(tensor).nbytes for tensor in tensors) for kind, tensors in kept.items()}
+        (self.directory / f"rank{trainer.global_rank}.json").write_text(json.dumps(n_bytes))
+
+
+def _local(tensor: Any) -> torch.Tensor:
+    return tensor.to_local() if isinstance(tensor, DTensor) else tensor
+
+
+class InfiniteGradient(L.Callback):
+    """Makes the gradient of one step infinite.
+
+    Args:
+        step: which one, counted from 0.
+    """
+
+    def __init__(self, *, step: int) -> None:
+        self.step = step
+
+    def on_before_optimizer_step(self, trainer: L.Trainer, module: L.LightningModule, *_: Any) -> None:
+        if trainer.global_step == self.step:
+            for weight in module.parameters():
+                assert weight.grad is not None
+                weight.grad.mul_(float("inf"))

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from conftest import START, TINY, Result
-from gptlab.cli import costs, plan
+from gptlab.cli import costs
 from same_run import summary
 
 Command = Callable[..., Result]
@@ -55,6 +55,30 @@ def test_what_is_computed_twice_counts_once_and_is_not_kept(gptlab: Command) -> 
     assert float(once["activations"].split()[0]) > float(twice["activations"].split()[0])
 
 
+def test_strategies_are_compared_by_memory_network_and_the_largest_model(gptlab: Command) -> None:
+    ranks = ("trainer.accelerator=cpu", "trainer.devices=4", "model.n_layers=8", "model.d_model=64")
+    found = {
+        name: facts(gptlab("plan", *TINY, f"trainer={name}", *ranks, "network=0.125")) for name in ("ddp", "fsdp2")
+    }
+    line = r"([\d.]+) MiB a rank, sends ([\d.]+) MiB a step \([\d.e-]+ s at 0.125 GB/s\), ([\d,]+) layers of this width"
+    (whole, sent, layers), (part, sent_sharded, more_layers) = (
+        (float(text.replace(",", "")) for text in re.match(line, found["ddp"][name]).groups())
+        for name in ("ddp", "fsdp2")
+    )
+    assert (whole > part, sent < sent_sharded, layers < more_layers) == (True, True, True)
+    for name in found:
+        assert found[name][name].startswith(found[name]["memory"].partition(" of ")[0]), "its own strategy"
+
+
+def test_as_many_layers_fit_as_the_plan_says(gptlab: Command) -> None:
+    def layers(*words: str) -> int:
+        return int(facts(gptlab("plan", *TINY, *words))["largest"].partition(" layers")[0].replace(",", ""))
+
+    n = layers("model.n_layers=1")
+    assert layers("model.n_layers=4") == pytest.approx(n, rel=0.02), "whatever the depth that is asked for"
+    assert "" not in facts(gptlab("plan", *TINY, "model.n_layers=1"))
+
+
 def test_weights_to_start_from_and_an_adapter_count(gptlab: Command, tiny_run: Path) -> None:
     found = facts(gptlab("plan", *START, f"init_from={tiny_run}", "adapter=lora"))
     assert "of them train" in found["parameters"]
@@ -64,8 +88,7 @@ def test_what_does_not_fit_is_said_before_the_first_step(
     gptlab: Command, workplace: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(costs, "resident_bytes", lambda: 0)
-    for module in (plan, costs):
-        monkeypatch.setattr(module, "memory_bytes", lambda device: int(3e6))
+    monkeypatch.setattr(costs, "memory_bytes", lambda device: int(3e6))
     monkeypatch.setattr(costs, "LARGE", 0)
     large = (*TINY, "batch_size=64", "model.d_model=64")
     sentence = r"it will not fit: needs [\d.]+ MiB, has 2\.9 MiB; micro_batch_size=\d+ fits"
@@ -86,17 +109,16 @@ def test_what_does_not_fit_is_said_before_the_first_step(
 
 
 def test_a_device_of_no_memory_or_of_an_unknown_one(gptlab: Command, monkeypatch: pytest.MonkeyPatch) -> None:
-    for module in (plan, costs):
-        monkeypatch.setattr(module, "memory_bytes", lambda device: 0)
+    monkeypatch.setattr(costs, "memory_bytes", lambda device: 0)
     assert facts(gptlab("plan", *TINY))[""].endswith("has 0.0 MiB; no micro_batch_size does: use a smaller model")
-    for module in (plan, costs):
-        monkeypatch.setattr(module, "memory_bytes", lambda device: None)
+    monkeypatch.setattr(costs, "memory_bytes", lambda device: None)
     assert facts(gptlab("plan", *TINY))["memory"].endswith("of an unknown size on cpu")
 
 
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
+        (["network=fast"], "network=fast must be the GB/s that each rank can send, or null"),
         (["probe=maybe"], "probe=maybe must be true or false"),
         (["resume=last"], "resume= is for train"),
         (["prob=true"], "did you mean probe?"),

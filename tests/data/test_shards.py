@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 
 from conftest import Result, needs_gpt2_vocabulary
-from gptlab.data.shards import Joined, Shards
 from gptlab.data.shard_formats import open_shard
+from gptlab.data.shards import Joined, Shards
 from gptlab.data.windows import EvalWindows, WindowDataset
 from gptlab.errors import UserError
 from gptlab.tokenizer.char import CharTokenizer

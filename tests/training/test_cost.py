@@ -16,6 +16,7 @@ from gptlab.objective.next_token import NextToken
 from gptlab.training.cost import flops_per_token, step_memory
 from gptlab.training.devices import Hardware
 from gptlab.training.optimizers import adamw
+from gptlab.training.rank_cost import bytes_sent, memory_of_rank
 from tiny_gpt import Bigram, tiny_classifier, tiny_gpt
 
 TOKENS = torch.zeros(4, 16, dtype=torch.long)
@@ -23,8 +24,8 @@ BATCH = (TOKENS, TOKENS)
 
 
 def memory(make: Any = tiny_gpt, *, batch: Batch = BATCH, objective: Any = None, **changes: Any) -> dict[str, int]:
-    how = {"precision": "32-true", "n_ranks": 1, "accumulates": False, **changes}
-    hardware = Hardware("cpu", how.pop("n_ranks"), how.pop("precision"))
+    how = {"precision": "32-true", "accumulates": False, **changes}
+    hardware = Hardware("cpu", 1, how.pop("precision"))
     return step_memory(
         make,
         NextToken() if objective is None else objective,
@@ -94,7 +95,11 @@ def test_memory_by_kind_is_that_of_the_tensors() -> None:
 def test_what_makes_a_step_larger_and_smaller() -> None:
     usual = memory()
     assert memory(accumulates=True)["all"] > usual["all"]
-    assert memory(n_ranks=2)["all"] == usual["all"] + usual["gradients"]
+    model, two = tiny_gpt(), {"n_ranks": 2, "model": tiny_gpt()}
+    whole, sharded = (memory_of_rank(usual, **two, is_sharded=value) for value in (False, True))
+    assert whole["all"] == usual["all"] + usual["gradients"], "the copy that DDP sends"
+    assert sharded["weights"] == usual["weights"] / 2
+    assert sharded["whole blocks"] < 3 * sum(p.nbytes for p in model.parameters())
     half = memory(precision="bf16-true")
     assert half["weights"] == usual["weights"] / 2
     assert memory(precision="bf16-mixed")["weights"] == usual["weights"]
@@ -130,3 +135,13 @@ def test_a_model_that_looks_at_values_cannot_be_counted() -> None:
     ):
         with pytest.raises(UserError, match="Looking with NextToken cannot be counted without computing it: "):
             count()
+
+
+def test_bytes_sent_are_those_of_the_collectives() -> None:
+    """Of R ranks each sends (R - 1) / R of what is gathered or scattered, and twice that of a sum."""
+    model = tiny_gpt()
+    n, blocks = (sum(p.nbytes for p in part.parameters()) for part in (model, model.trunk.blocks))
+    assert bytes_sent(model, n_ranks=4, is_sharded=False, n_micro_batches=3) == 2 * n * 3 // 4
+    assert bytes_sent(model, n_ranks=4, is_sharded=True, n_micro_batches=3) == 3 * (2 * n + blocks) * 3 // 4
+    model.tune("head")
+    assert bytes_sent(model, n_ranks=4, is_sharded=False, n_micro_batches=1) < n / 2

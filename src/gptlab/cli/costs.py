@@ -1,6 +1,7 @@
 """What a step of a configuration's run costs on its device, and what a run says of it. It imports Lightning."""
 
 import logging
+from copy import copy
 from functools import partial
 
 import numpy as np
@@ -14,9 +15,11 @@ from gptlab.training.cost import flops_per_token, step_memory
 from gptlab.training.devices import Hardware
 from gptlab.training.machine import memory_bytes, peak_flops, resident_bytes
 from gptlab.training.module import TrainingModule
+from gptlab.training.rank_cost import bytes_sent, memory_of_rank, parameters_of
 
 log = logging.getLogger("gptlab")
 
+FEW_LAYERS = 3
 SAMPLED = 256  # examples, for the length of the longest one
 LARGE = 1e11  # operations of a micro-batch; smaller ones take less than a few GiB
 GAPS = 0.25
@@ -39,8 +42,12 @@ class Costs:
         examples = data.data.train
         self._row = tuple(part[:1] for part in examples.batch(np.arange(min(SAMPLED, len(examples)))))
         self.rows, self.length = data.micro_batch_size, self._row[0].numel()
-        self._config, self._hardware, self._share = config, hardware, data.batch_size // hardware.n_ranks
+        self._data, self._hardware, self._share = data, hardware, data.batch_size // hardware.n_ranks
         self._loaded = sum(p.nbytes for p in loaded.parameters()) if loaded is not None else 0
+        self._set(config)
+
+    def _set(self, config: build.Config) -> None:
+        self._config, data = config, self._data
         self.model = partial(model_without_memory, config, data.data)
         as_is = {**config, "activation_checkpointing": False}  # computing twice is no use of the device
         self._model_to_count = partial(model_without_memory, as_is, data.data)
@@ -49,8 +56,11 @@ class Costs:
         """Raises UserError if model or objective look at values; so do the others."""
         return flops_per_token(self._model_to_count(), build.part(self._config, "objective"), self._row)
 
-    def memory(self, rows: int) -> dict[str, int]:
-        """Bytes by kind: see `step_memory`; on a CPU `other` is the process, and gaps between tensors."""
+    def memory(self, rows: int, *, is_sharded: bool | None = None) -> dict[str, int]:
+        """Bytes by kind on one rank: see `step_memory` and `memory_of_rank`; of the run's own strategy if it is None.
+
+        On a CPU `other` is the process, and gaps between tensors.
+        """
         device = self._hardware.accelerator
         kinds = step_memory(
             partial(self.model, device=device),
@@ -64,11 +74,34 @@ class Costs:
             gaps = int(GAPS * (kinds["activations"] + kinds["loss"]))
             kinds["other"] = resident_bytes() - self._loaded + gaps
             kinds["all"] += kinds["other"]
-        return kinds
+        sharded = self._hardware.is_sharded if is_sharded is None else is_sharded
+        return memory_of_rank(kinds, self.model(), n_ranks=self._hardware.n_ranks, is_sharded=sharded)
+
+    def largest(self, *, is_sharded: bool) -> tuple[int, int] | None:
+        """Layers and parameters of the deepest model of this width that fits; None if it has no `n_layers`.
+
+        Memory and parameters grow by the same amount with each layer.
+        """
+        has, settings = available(self._hardware), self._config["model"]
+        if has is None or "n_layers" not in settings:
+            return None
+        counted = []
+        for n_layers in (FEW_LAYERS, FEW_LAYERS + 1):
+            one = copy(self)
+            one._set({**self._config, "model": {**settings, "n_layers": n_layers}})
+            counted.append((one.memory(self.rows, is_sharded=is_sharded)["all"], parameters_of(one.model())))
+        (memory, n), (memory_more, n_more) = counted
+        further = (has - memory) // (memory_more - memory)
+        return (FEW_LAYERS + further, n + further * (n_more - n)) if further > -FEW_LAYERS else None
+
+    def bytes_sent(self, *, is_sharded: bool) -> int:
+        """Of each rank in a step."""
+        n = self._share // self.rows
+        return bytes_sent(self.model(), n_ranks=self._hardware.n_ranks, is_sharded=is_sharded, n_micro_batches=n)
 
     def misfit(self, needs: int) -> str | None:
         """One sentence if a step needs more bytes than the device has."""
-        has = memory_bytes(self._hardware.accelerator)
+        has = available(self._hardware)
         if has is None or needs <= has:
             return None
         smaller = (rows for rows in range(self.rows - 1, 0, -1) if self._share % rows == 0)
@@ -102,6 +135,13 @@ def fastest(config: build.Config, data: DataModule, hardware: Hardware) -> float
     except Exception as error:  # as above
         log.info("mfu is not known: %s", error)
         return None
+
+
+def available(hardware: Hardware) -> int | None:
+    """Bytes that one rank may take: ranks on a CPU share its memory. None if they are not known."""
+    has = memory_bytes(hardware.accelerator)
+    shared_by = hardware.n_ranks // hardware.n_nodes if hardware.accelerator == "cpu" else 1
+    return None if has is None else has // shared_by
 
 
 def shown(n_bytes: float) -> str:

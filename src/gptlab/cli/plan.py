@@ -20,10 +20,11 @@ from gptlab.cli.trials import unresolved
 from gptlab.errors import UserError
 from gptlab.memory import keep_freed_memory, no_collection
 from gptlab.training import devices
-from gptlab.training.machine import memory_bytes, peak_flops
+from gptlab.training.machine import peak_flops
 from gptlab.training.run_dir import is_rank_zero
 
 if TYPE_CHECKING:
+    from gptlab.cli.costs import Costs
     from gptlab.data.module import DataModule
 
 PROBE_STEPS, PROBE_WARMUP = 10, 3
@@ -32,9 +33,11 @@ PROBE_STEPS, PROBE_WARMUP = 10, 3
 def plan(cfg: DictConfig) -> int:
     """Print a line for each fact."""
     keep_freed_memory()  # as training does
-    config = {key: value for key, value in build.resolve(cfg).items() if key != "probe"}
+    config = {key: value for key, value in build.resolve(cfg).items() if key not in ("probe", "network")}
     if not isinstance(cfg.probe, bool):
         raise UserError(f"probe={cfg.probe} must be true or false")
+    if cfg.network is not None and not (isinstance(cfg.network, int | float) and cfg.network > 0):
+        raise UserError(f"network={cfg.network} must be the GB/s that each rank can send, or null")
     if config["resume"] is not None:
         raise UserError("resume= is for train: a plan is of a whole run")
     check(config)
@@ -56,7 +59,7 @@ def plan(cfg: DictConfig) -> int:
     tokens, n_steps = data.batch_size * counted.length, config["max_steps"]
     shape = f"{data.batch_size // counted.rows} x {counted.rows} x {counted.length:,}"
     _show("a step", f"{tokens:,} tokens ({shape}), {hardware.precision}")
-    needs, has = memory.pop("all"), memory_bytes(hardware.accelerator)
+    needs, has = memory.pop("all"), costs.available(hardware)
     _show(
         "memory", f"{costs.shown(needs)} of {costs.shown(has) if has else 'an unknown size'} on {hardware.accelerator}"
     )
@@ -66,6 +69,7 @@ def plan(cfg: DictConfig) -> int:
         if cfg.probe:
             raise UserError(f"probe=true: {misfit}")
         _show("", misfit)
+    _show_strategies(counted, hardware, network=cfg.network)
 
     peak, source = peak_flops(hardware.accelerator, hardware.precision)
     fastest = hardware.n_ranks * peak / flops
@@ -113,6 +117,24 @@ def _show_parameters(model: nn.Module) -> None:
     rest = n - sum(map(torch.numel, tables))
     _show("parameters", f"{n:,}" if n_trainable == n else f"{n:,}, {n_trainable:,} of them train")
     _show("  no embeddings", f"{rest:,}; 6N is {6e-6 * rest:,.1f} million FLOPs a token")
+
+
+def _show_strategies(counted: "Costs", hardware: devices.Hardware, *, network: float | None) -> None:
+    """For each strategy the deepest model that fits; of several ranks, memory and what a rank sends in a step."""
+    from gptlab.cli.costs import shown
+
+    is_alone = hardware.n_ranks == 1
+    for name in ("largest",) if is_alone else ("ddp", devices.SHARDED):
+        is_sharded, facts = name == devices.SHARDED, []
+        if not is_alone:
+            sent = counted.bytes_sent(is_sharded=is_sharded)
+            at = f" ({sent / network / 1e9:.3g} s at {network:g} GB/s)" if network else ""
+            facts = [f"{shown(counted.memory(counted.rows, is_sharded=is_sharded)['all'])} a rank"]
+            facts.append(f"sends {shown(sent)} a step{at}")
+        if largest := counted.largest(is_sharded=is_sharded):
+            facts.append(f"{largest[0]:,} layers of this width fit ({largest[1]:,} parameters)")
+        if facts:
+            _show(name, ", ".join(facts))
 
 
 def _show(name: str, value: str) -> None:

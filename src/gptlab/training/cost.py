@@ -44,7 +44,7 @@ def step_memory(
     hardware: Hardware,
     accumulates: bool,
 ) -> dict[str, int]:
-    """Bytes that a training step holds on one device, by kind, when the optimizer has its state.
+    """Bytes that a training step holds on a device that is alone, by kind, when the optimizer has its state.
 
     Args:
         make_model: returns the model on hardware's device; it is called where tensors have no memory.
@@ -86,9 +86,8 @@ def step_memory(
             besides = live.peak - trunk[-1]
             loss.backward()
             optimizer.step()
-    copy = gradients if hardware.n_ranks > 1 else 0  # DDP's
-    kinds = {"weights": weights, "gradients": gradients + copy, "optimizer": state}
-    return kinds | {"activations": trunk[-1] - trunk[0], "loss": besides, "all": live.peak + copy}
+    kinds = {"weights": weights, "gradients": gradients, "optimizer": state}
+    return kinds | {"activations": trunk[-1] - trunk[0], "loss": besides, "all": live.peak}
 
 
 def _loss(model: LanguageModel, objective: Objective, batch: Batch) -> Tensor:

@@ -28,6 +28,7 @@ class Hardware:
     n_ranks: int
     precision: str
     is_sharded: bool = False
+    n_nodes: int = 1
 
 
 def resolve(trainer: dict[str, Any]) -> Hardware:
@@ -56,7 +57,7 @@ def resolve(trainer: dict[str, Any]) -> Hardware:
     if name not in possible_precisions(device):
         possible = ", ".join(possible_precisions(device))
         raise UserError(f"trainer.precision={precision} is not possible on {device} here: use {possible}")
-    return Hardware(device, n_devices * n_nodes, name, is_sharded=strategy == SHARDED)
+    return Hardware(device, n_devices * n_nodes, name, is_sharded=strategy == SHARDED, n_nodes=n_nodes)
 
 
 def rows_per_micro_batch(*, batch_size: int, micro_batch_size: int | None, n_ranks: int) -> int:
