@@ -32,7 +32,8 @@ def mkldnn_linear(x: Tensor, packed: Tensor, bias: Tensor | None) -> Tensor:
 
 def has_hooks(module: nn.Module) -> bool:
     """Whether calling a module does more than its forward: torch keeps hooks in attributes that end with that word."""
-    return any(hooks for name, hooks in vars(module).items() if name.endswith("hooks"))
+    found = (name for name, hooks in vars(module).items() if name.endswith("hooks") and hooks)
+    return any("state_dict" not in name for name in found)  # those are called when weights are saved or loaded
 
 
 def tensors_without_memory() -> Any:
