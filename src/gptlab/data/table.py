@@ -66,14 +66,14 @@ def read_table(path: str, *, headerless: Sequence[str] = ()) -> list[Row]:
 def stream_texts(file: Path, column: str) -> Iterator[str]:
     """The texts in a column of a .jsonl (also .gz, .zst) or .parquet file, in order, a few of them in memory.
 
-    Rows without a text (null, empty) are left out. Raises UserError, naming the file and the row, on anything else.
+    Rows without a text (null, white space) are left out. Raises UserError, naming the file and the row, on anything else.
     """
     number = 0
     try:
         for number, columns in _stream(file, column):
             if not isinstance(columns, dict):
                 raise UserError(f"{file}, row {number} is no object with named columns")
-            if column not in columns or columns[column] not in (None, ""):
+            if column not in columns or str(columns[column] or "").strip():
                 yield Row(f"{file}, row {number}", columns).text(column)
     except (OSError, ValueError) as error:
         raise UserError(f"{file}, after row {number:,}: {error}") from None
