@@ -18,7 +18,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from conftest import HARD, POEM, Result, needs_gpt2_vocabulary, train_in
+from conftest import HARD, POEM, Result, needs_gpt2_vocabulary
+from gpt2s import save_gpt2
 from gptlab.data import preparation, text
 from gptlab.data.preparation import Preparation
 from gptlab.data.token_files import open_shard
@@ -75,7 +76,7 @@ def write_parquet(path: Path, documents: Sequence[str | None]) -> None:
     from pyarrow import parquet
 
     table = pyarrow.table({"id": list(range(len(documents))), "text": list(documents)})
-    parquet.write_table(table, path, row_group_size=3)
+    parquet.write_table(table, path, row_group_size=500)
 
 
 def zstd(content: bytes) -> bytes:
@@ -258,29 +259,18 @@ def test_what_is_cut_or_cannot_be_read_is_named(tmp_path: Path, monkeypatch: pyt
             prepared(tmp_path / name, tmp_path / "out")
 
 
-TINY_GPT = (
-    "model.n_layers=1",
-    "model.d_model=16",
-    "model.n_heads=2",
-    "context_length=16",
-    "batch_size=2",
-    "max_steps=1",
-)
-
-
 @pytest.fixture(scope="module")
-def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A run whose tokenizer prepares texts."""
-    place = tmp_path_factory.mktemp("run")
-    train_in(place, "data.path=poem.txt", "tokenizer.vocab_size=280", *TINY_GPT, "trainer=cpu", "run_dir=run")
-    return place / "run"
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A model with a tokenizer."""
+    place = tmp_path_factory.mktemp("model")
+    save_gpt2(place, vocab_size=BPE.vocab_size)
+    BPE.to_tokenizers().save(str(place / "tokenizer.json"))
+    return place
 
 
-def test_processes_and_shards_write_the_same_bytes_and_training_reads_them(
-    workplace: Path, run: Path, gptlab: Command
-) -> None:
+def test_processes_and_shards_write_the_same_bytes(workplace: Path, model: Path, gptlab: Command) -> None:
     some_files(workplace)
-    words = ("prepare", "path=source", "val_fraction=0.2", f"checkpoint={run}")
+    words = ("prepare", "path=source", "val_fraction=0.2", f"checkpoint={model}")
     one = gptlab(*words, "to=one")
     assert one.status == 0, one.err
     assert "15 documents" in one.out
@@ -294,15 +284,11 @@ def test_processes_and_shards_write_the_same_bytes_and_training_reads_them(
     assert two.status == 0, two.err
     assert bytes_in(Path("one")) == bytes_in(Path("shards")) == bytes_in(Path("two"))
     assert len(bytes_in(Path("one"))) == 10
-    program, command, *rest = one.out.splitlines()[-1].split()
-    assert (program, command, *rest[:2]) == ("gptlab", "train", "data=shards", "data.path=one")
-    trained = gptlab(command, *rest, "context_length=16", "batch_size=2", "max_steps=1", "trainer=cpu")
-    assert trained.status == 0, trained.err
 
 
-def test_one_bad_file_does_not_stop_other_processes(workplace: Path, run: Path, gptlab: Command) -> None:
+def test_one_bad_file_does_not_stop_other_processes(workplace: Path, model: Path, gptlab: Command) -> None:
     (some_files(workplace) / "1.jsonl").write_text("{")
-    result = gptlab("prepare", "path=source", "to=out", f"checkpoint={run}", "workers=2")
+    result = gptlab("prepare", "path=source", "to=out", f"checkpoint={model}", "workers=2")
     assert result.status == 2
     assert result.err.startswith("error: ")
     assert result.err.count("\n") == 1
@@ -310,19 +296,22 @@ def test_one_bad_file_does_not_stop_other_processes(workplace: Path, run: Path, 
     assert {"corpus_000000.json", "corpus_000002.json", "corpus_000004.json"} <= {p.name for p in Path("out").iterdir()}
 
 
-def test_a_corpus_without_text_is_named(workplace: Path, run: Path, gptlab: Command) -> None:
+def test_a_corpus_without_text_is_named(workplace: Path, model: Path, gptlab: Command) -> None:
     Path("void.jsonl").write_text('{"text": ""}\n')
-    result = gptlab("prepare", "path=void.jsonl", "to=out", f"checkpoint={run}")
+    result = gptlab("prepare", "path=void.jsonl", "to=out", f"checkpoint={model}")
     assert (result.status, result.err) == (2, "error: path=void.jsonl: there is no text in it\n")
 
 
 @needs_gpt2_vocabulary
 @pytest.mark.slow
-def test_shards_of_gpt2_s_tokens_train_a_model_from_its_beginning(workplace: Path, gptlab: Command) -> None:
-    result = gptlab("prepare", "path=poem.txt", "to=out", "val_fraction=0.1")
-    program, command, *rest = result.out.splitlines()[-1].split()
-    assert " ".join(rest) == "data=shards data.path=out tokenizer=gpt2"
-    trained = gptlab(command, *rest, *TINY_GPT, "trainer=cpu")
+@pytest.mark.parametrize("checkpoint", [False, True])
+def test_the_command_that_is_printed_trains(workplace: Path, model: Path, gptlab: Command, checkpoint: bool) -> None:
+    words = [f"checkpoint={model}"] if checkpoint else []
+    result = gptlab("prepare", "path=poem.txt", "to=out", "val_fraction=0.1", *words)
+    _, command, *rest = result.out.splitlines()[-1].split()
+    assert rest == ["data=shards", "data.path=out", f"init_from={model}" if checkpoint else "tokenizer=gpt2"]
+    tiny = [] if checkpoint else ["model.n_layers=1", "model.d_model=16", "model.n_heads=2"]
+    trained = gptlab(command, *rest, *tiny, "context_length=16", "batch_size=2", "max_steps=1", "trainer=cpu")
     assert trained.status == 0, trained.err
 
 
@@ -366,7 +355,7 @@ def test_what_is_killed_at_any_moment_and_started_again_gives_the_same_bytes(tmp
     n_killed = 0
     for _ in range(20 if number == signal.SIGKILL else 5):
         for place in to.iterdir():
-            if moments.random() < 0.7:
+            if moments.random() < 0.7 and place.is_file():
                 place.unlink()
         process = start(source, to)
         time.sleep(moments.random() * seconds / 3)
@@ -384,7 +373,7 @@ def test_what_is_killed_at_any_moment_and_started_again_gives_the_same_bytes(tmp
 @pytest.mark.parametrize("kind", ["txt", "jsonl", "parquet"])
 def test_memory_is_flat(tmp_path: Path, kind: str) -> None:
     peaks = []
-    for n_megabytes in (12, 48):
+    for n_megabytes in (12, 72):
         path, documents = tmp_path / f"{n_megabytes}.{kind}", [POEM * 20] * (n_megabytes * 1_000_000 // len(POEM) // 20)
         if kind == "parquet":
             write_parquet(path, documents)
@@ -392,4 +381,4 @@ def test_memory_is_flat(tmp_path: Path, kind: str) -> None:
             path.write_bytes(as_jsonl(documents) if kind == "jsonl" else "".join(documents).encode())
         out, _ = start(path, tmp_path / f"out{n_megabytes}").communicate()
         peaks.append(int(out) / 1000)
-    assert peaks[1] - peaks[0] < 12, peaks
+    assert peaks[1] - peaks[0] < 40, peaks
