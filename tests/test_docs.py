@@ -69,7 +69,7 @@ def test_the_code_for_python_runs(workplace: Path) -> None:
 @pytest.mark.timeout(900)
 def test_the_commands_for_large_corpora_run(workplace: Path) -> None:
     (workplace / "books").mkdir()
-    (workplace / "poem.txt").rename(workplace / "books" / "poem.txt")
+    (workplace / "books" / "poems.txt").write_text((workplace / "poem.txt").read_text() * 10)
     tiny = [
         "model.n_layers=1",
         "model.n_heads=2",

@@ -75,16 +75,11 @@ def _tokenizer(settings: PrepareSettings) -> Tokenizer:
 
 
 def _make(jobs: Preparation, numbers: list[int], shard: str) -> int:
-    n_tokens = 0
+    n_before = 0
     with progress_line(f"shard {shard}", None, unit="tokens") as show:
         for n_done, number in enumerate(numbers):
-
-            def report(n: int, note: str = f"{n_done}/{len(numbers)} files") -> None:
-                nonlocal n_tokens
-                n_tokens += n
-                show(n_tokens, note)
-
-            jobs.make(number, report)
+            note = f"{n_done}/{len(numbers)} files"
+            n_before += jobs.make(number, lambda n, before=n_before, note=note: show(before + n, note))  # type: ignore[misc]
     return 0
 
 
@@ -108,7 +103,7 @@ def _in_processes(shards: list[str]) -> int:
 def _report(jobs: Preparation, numbers: list[int], seconds: float, settings: PrepareSettings) -> None:
     """Print what was done now, the sum over all jobs, and what to do next. UserError if there is no text at all."""
     records = {number: record for number in range(len(jobs.files)) if (record := jobs.record(number)) is not None}
-    if made := sum(records[n]["train_tokens"] + records[n]["val_tokens"] for n in numbers):
+    if made := sum(records[n]["train_tokens"] + records[n]["val_tokens"] for n in numbers if n in records):
         print(f"{made:,} tokens in {seconds:,.1f} s: {made / seconds:,.0f} tokens/s")
     if len(records) < len(jobs.files):
         print(f"{len(records):,} of {len(jobs.files):,} files are prepared; the rest is for other shards")

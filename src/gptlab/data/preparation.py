@@ -63,22 +63,23 @@ class Preparation:
             "tokenizer": [type(tokenizer).__qualname__, state],
         }
         for record in self.to.glob("corpus_[0-9]*.json"):
-            if (other := json.loads(record.read_bytes())["path"]) != self.settings["path"]:
+            if (other := _read(record).get("path", self.settings["path"])) != self.settings["path"]:
                 raise UserError(f"to={to} has the shards of path={other}: name another directory")
             if (number := int(record.stem[7:])) >= len(self.files):  # a file that is no longer there
                 self._remove(number)
 
     def record(self, number: int) -> dict[str, Any] | None:
         """The settings and statistics of a job that is done, or None."""
-        if not self._record(number).is_file():
-            return None
-        record = json.loads(self._record(number).read_bytes())
-        sizes = {name: place.stat().st_size for name in record["shards"] if (place := self.to / name).is_file()}
-        is_done = sizes == record["shards"] and record.items() >= self._settings(number).items()
-        return record if is_done else None
+        record = _read(self._record(number))
+        shards = record.get("shards", {})
+        sizes = {name: place.stat().st_size for name in shards if (place := self.to / name).is_file()}
+        return record if sizes == shards and record.items() >= self._settings(number).items() else None
 
-    def make(self, number: int, report: Callable[[int], None]) -> None:
-        """Do a job; `report` gets the number of tokens of each batch. Raises UserError if the file cannot be used."""
+    def make(self, number: int, report: Callable[[int], None]) -> int:
+        """Do a job; returns the number of tokens, and calls `report` with it from time to time.
+
+        Raises UserError if the file cannot be used.
+        """
         self.to.mkdir(parents=True, exist_ok=True)
         self._remove(number)
         settings = self._settings(number)
@@ -92,6 +93,7 @@ class Preparation:
                     place = Path(partial, part).replace(self.to / f"corpus_{part}_{number:06d}.bin")
                     shards[place.name] = place.stat().st_size
             write_json(self._record(number), {**settings, **statistics, "shards": shards})
+        return statistics["train_tokens"] + statistics["val_tokens"]
 
     def _record(self, number: int) -> Path:
         return self.to / f"corpus_{number:06d}.json"
@@ -102,8 +104,8 @@ class Preparation:
     def _remove(self, number: int) -> None:
         """Remove what a job has written, done or killed; the record first."""
         self._record(number).unlink(missing_ok=True)
-        for place in (*self.to.glob(f"corpus_*_{number:06d}.bin"), *self.to.glob(f".corpus_{number:06d}.*/*")):
-            place.unlink(missing_ok=True)
+        for part in ("train", "val"):
+            (self.to / f"corpus_{part}_{number:06d}.bin").unlink(missing_ok=True)
         for left in self.to.glob(f".corpus_{number:06d}.*"):
             shutil.rmtree(left, ignore_errors=True)
 
@@ -122,7 +124,7 @@ class Preparation:
                 longest, begun = max(longest, int(np.diff(begins).max(initial=0))), int(begins[-1])
                 documents, n_tokens = documents + len(begins) - 1, n_tokens + len(ids)
                 n_bytes += len("".join(texts).encode("utf-8", "surrogatepass"))
-                report(len(ids))
+                report(n_tokens)
             n_val = int(n_tokens * self.settings["val_fraction"])
             cut = HEADER * 4 + (n_tokens - n_val) * self.dtype.itemsize
             train.seek(cut)
@@ -137,6 +139,14 @@ class Preparation:
                 os.fsync(part.fileno())
         longest = max(longest, n_tokens - begun)
         return {**counts, "documents": documents, "bytes": n_bytes, "longest_document": longest}
+
+
+def _read(record: Path) -> dict[str, Any]:
+    """Empty if another process has just removed it."""
+    try:
+        return json.loads(record.read_bytes())
+    except FileNotFoundError:
+        return {}
 
 
 def _pieces(file: Path, column: str) -> Iterator[Piece]:

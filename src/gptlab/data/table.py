@@ -66,7 +66,7 @@ def read_table(path: str, *, headerless: Sequence[str] = ()) -> list[Row]:
 def stream_texts(file: Path, column: str) -> Iterator[str]:
     """The texts in a column of a .jsonl (also .gz, .zst) or .parquet file, in order, a few of them in memory.
 
-    Rows without a text (null, white space) are left out. Raises UserError, naming the file and the row, on anything else.
+    Rows without a text (null, white space) are left out. Raises UserError, naming file and row, on anything else.
     """
     number = 0
     try:
