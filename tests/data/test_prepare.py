@@ -286,6 +286,7 @@ def test_processes_and_shards_write_the_same_bytes(workplace: Path, model: Path,
     assert len(bytes_in(Path("one"))) == 10
 
 
+@pytest.mark.slow
 def test_one_bad_file_does_not_stop_other_processes(workplace: Path, model: Path, gptlab: Command) -> None:
     (some_files(workplace) / "1.jsonl").write_text("{")
     result = gptlab("prepare", "path=source", "to=out", f"checkpoint={model}", "workers=2")
