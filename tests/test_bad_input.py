@@ -1,6 +1,7 @@
 """What a user can do wrong: one sentence, status 2, no traceback, nothing left behind."""
 
 import errno
+import gzip
 import os
 import shlex
 import shutil
@@ -110,6 +111,23 @@ COMMANDS = {
     "export checkpoint=gpt2s to=out push_to=gpt2": "write user/name",
     "export checkpoint=gpt2s to=out push_to=me/mine": "push_to=me/mine needs a login",
     "inspect checkpoint=gpt2s prompt=a to=poem.txt": "to=poem.txt cannot be written",
+    "prepare path=nowhere to=out": "path=nowhere: no such file or directory",
+    "prepare path=folder to=out": "path=folder: no .txt ... in this directory",
+    "prepare path=void.txt to=out": "path=void.txt: there is no text in it",
+    "prepare path=gpt2s/tokenizer.json to=out checkpoint=gpt2s": "tokenizer.json must end in .txt",
+    "prepare path=latin.txt to=out checkpoint=gpt2s": "latin.txt is not UTF-8 ... offset 3",
+    "prepare path=rows.jsonl to=out checkpoint=gpt2s": "rows.jsonl, row 1 has no column text; did you mean texts?",
+    "prepare path=rows.jsonl column=texts to=out checkpoint=gpt2s": "rows.jsonl, after row 2: Expecting value",
+    "prepare path=numbers.jsonl to=out checkpoint=gpt2s": "numbers.jsonl, row 1: text is 5, not a text",
+    "prepare path=list.jsonl to=out checkpoint=gpt2s": "list.jsonl, row 1 is no object with named columns",
+    "prepare path=cut.txt.gz to=out checkpoint=gpt2s": "cut.txt.gz cannot be read: Compressed file ended",
+    "prepare path=poem.txt to=short.txt checkpoint=gpt2s": "to=short.txt is a file",
+    "prepare path=poem.txt to=out shard=5/4": "shard=5/4 must be i/n with i from 0 to n - 1",
+    "prepare path=poem.txt to=out workers=0": "workers=0 must be a whole number from 1",
+    "prepare path=poem.txt to=out val_fraction=1 checkpoint=gpt2s": "val_fraction=1 must be at least 0",
+    "prepare path=poem.txt to=out tokenizer=bpe": "prepare trains no tokenizer: use tokenizer=gpt2",
+    "prepare path=poem.txt to=out tokenizer=char": "prepare trains no tokenizer: use tokenizer=gpt2",
+    "prepare path=poem.txt": "to is missing",
     # models
     "generate prompt=a": "no run under outputs",
     "generate prompt=a checkpoint=": "the name of the model is empty",
@@ -141,6 +159,11 @@ def all_bad_files(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (place / "folder").mkdir()
     (place / "latin.txt").write_bytes(b"caf\xe9 au lait " * 100)
     (place / "short.txt").write_text("too short")
+    (place / "void.txt").touch()
+    (place / "rows.jsonl").write_text('{"texts": "a"}\n{"texts": "b"}\n{"texts": \n')
+    (place / "numbers.jsonl").write_text('{"text": 5}\n')
+    (place / "list.jsonl").write_text('["a"]\n')
+    (place / "cut.txt.gz").write_bytes(gzip.compress(POEM.encode())[:-20])
     bpe = BPETokenizer.train([POEM], vocab_size=270)
     save_gpt2(place / "gpt2s", vocab_size=bpe.vocab_size)
     bpe.to_tokenizers().save(str(place / "gpt2s" / "tokenizer.json"))

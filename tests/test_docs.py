@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from conftest import ROOT
+from conftest import ROOT, needs_gpt2_vocabulary
 
 DOCS = ROOT / "docs"
 GPTLAB = Path(sys.executable).with_name("gptlab")
@@ -62,6 +62,32 @@ def test_the_code_for_python_runs(workplace: Path) -> None:
         out = run(sys.executable, str(script), cwd=workplace)
         if number == 1:
             assert len(re.findall(r"val/loss': ([0-9.]+)", out)) == 2
+
+
+@needs_gpt2_vocabulary
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_the_commands_for_large_corpora_run(workplace: Path) -> None:
+    (workplace / "books").mkdir()
+    (workplace / "books" / "poems.txt").write_text((workplace / "poem.txt").read_text() * 10)
+    tiny = [
+        "model.n_layers=1",
+        "model.n_heads=2",
+        "model.d_model=16",
+        "context_length=16",
+        "max_steps=2",
+        "trainer=cpu",
+    ]
+    lines = [
+        line
+        for _, language, text in blocks("corpora-of-any-size.md")
+        if language == "bash"
+        for line in text.splitlines()
+    ]
+    for line in lines:
+        _, *arguments = shlex.split(line)
+        run(str(GPTLAB), *arguments, *(tiny if arguments[0] == "train" else []), cwd=workplace)
+    assert len(lines) == 3
 
 
 def test_an_extension_takes_thirty_lines() -> None:

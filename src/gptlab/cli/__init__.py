@@ -9,6 +9,7 @@ from gptlab.arguments import nearest
 from gptlab.memory import no_collection
 
 COMMANDS = {
+    "prepare": "turn texts into token shards: gptlab prepare path=texts to=shards",
     "train": "train a model: gptlab train experiment=shakespeare_char data.path=input.txt",
     "plan": "what a run would cost, before it starts: gptlab plan model=gpt2 batch_size=8",
     "generate": 'continue a text: gptlab generate prompt="def "',

@@ -18,7 +18,7 @@ from gptlab.sweep.space import CASE
 
 FREE_TEXT = {
     *("prompt", "stop", "checkpoint", "resume", "resume_sweep", "run_dir", "to", "init_from", "task", "runs", "ngram"),
-    *("text", "path", "base"),
+    *("text", "path", "base", "column"),
     *("hydra.sweeper.ngram", "callbacks.samples.prompt", "callbacks.attention.prompt", "data.path", "data.cache_dir"),
 }
 REPEATABLE = {"prompt", "stop", "task", "runs", "text"}

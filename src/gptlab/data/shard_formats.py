@@ -81,6 +81,13 @@ def open_shard(path: Path) -> Shard:
     )
 
 
+def llm_c_header(n_tokens: int, dtype: np.dtype) -> bytes:
+    """What precedes so many tokens in a shard of llm.c."""
+    header = np.zeros(HEADER, "<i4")
+    header[:3] = next((magic, version, n_tokens) for magic, (version, known) in LLM_C.items() if known == dtype)
+    return header.tobytes()
+
+
 def _check_size(path: Path, n_bytes: int, n_tokens: int, dtype: str) -> None:
     """Raises UserError if a file does not have the bytes of its tokens, or no token."""
     expected = n_tokens * np.dtype(dtype).itemsize

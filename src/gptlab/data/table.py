@@ -9,9 +9,11 @@ from pathlib import Path
 from typing import Any
 
 from gptlab.arguments import nearest
-from gptlab.errors import UserError
+from gptlab.data.text import CHUNK_BYTES, opened
+from gptlab.errors import UserError, needed
 
 FORMATS = (".tsv", ".csv", ".json", ".jsonl", ".parquet")
+PARQUET_ROWS = 256  # that are read at once
 
 
 @dataclass(frozen=True)
@@ -61,13 +63,38 @@ def read_table(path: str, *, headerless: Sequence[str] = ()) -> list[Row]:
     return rows
 
 
+def stream_texts(file: Path, column: str) -> Iterator[str]:
+    """The texts in a column of a .jsonl (also .gz, .zst) or .parquet file, in order, a few of them in memory.
+
+    Rows without a text (null, white space) are left out. Raises UserError, naming file and row, on anything else.
+    """
+    number = 0
+    try:
+        for number, columns in _stream(file, column):
+            if not isinstance(columns, dict):
+                raise UserError(f"{file}, row {number} is no object with named columns")
+            if column not in columns or str(columns[column] or "").strip():
+                yield Row(f"{file}, row {number}", columns).text(column)
+    except (OSError, ValueError) as error:
+        raise UserError(f"{file}, after row {number:,}: {error}") from None
+
+
+def _stream(file: Path, column: str | None = None) -> Iterator[tuple[int, Any]]:
+    """Rows with their numbers, from 1 (lines of jsonl); of parquet with this column alone, if the file has it."""
+    if file.suffix == ".parquet":
+        parquet = needed("pyarrow.parquet", what=file.name, extra="parquet")
+        with parquet.ParquetFile(file, buffer_size=CHUNK_BYTES, pre_buffer=False) as table:
+            columns = [column] if column in table.schema_arrow.names else None
+            batches = table.iter_batches(PARQUET_ROWS, columns=columns)
+            yield from enumerate((row for batch in batches for row in batch.to_pylist()), start=1)
+        return
+    with opened(file) as stream:
+        yield from ((number, json.loads(line)) for number, line in enumerate(stream, start=1) if line.strip())
+
+
 def _numbered(place: Path, headerless: Sequence[str]) -> Iterator[tuple[int, Any]]:
-    if place.suffix == ".parquet":
-        try:
-            from pyarrow import parquet
-        except ModuleNotFoundError:
-            raise UserError("parquet files need pyarrow: pip install 'gptlab[parquet]'") from None
-        yield from enumerate(parquet.read_table(place).to_pylist(), start=1)
+    if place.suffix in (".parquet", ".jsonl"):
+        yield from _stream(place)
         return
     with place.open(encoding="utf-8-sig", newline="") as file:
         if place.suffix == ".json":
@@ -75,8 +102,6 @@ def _numbered(place: Path, headerless: Sequence[str]) -> Iterator[tuple[int, Any
             if not isinstance(content, list):
                 raise ValueError("a list of objects was expected, such as [{...}, {...}]")
             yield from enumerate(content, start=1)
-        elif place.suffix == ".jsonl":
-            yield from ((number, json.loads(line)) for number, line in enumerate(file, start=1) if line.strip())
         else:
             yield from _cells(file, place.suffix, headerless)
 

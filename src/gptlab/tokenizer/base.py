@@ -29,6 +29,10 @@ class Tokenizer(ABC):
     def encode(self, text: str) -> list[int]:
         """Ids of a text. Raises ValueError if a closed vocabulary lacks a part of it."""
 
+    def encode_documents(self, documents: Sequence[str]) -> np.ndarray:
+        """Ids of documents, (n_tokens,) uint32, with the end-of-text token before each. ValueError as `encode`."""
+        return np.array([id_ for text in documents for id_ in (self.eot, *self.encode(text))], dtype=np.uint32)
+
     @abstractmethod
     def decode(self, ids: Sequence[int]) -> str:
         """Text of ids. Bytes that are not UTF-8 (a character cut in two) become U+FFFD."""

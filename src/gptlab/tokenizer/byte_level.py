@@ -59,6 +59,15 @@ class ByteLevelTokenizer(Tokenizer):
     def encode(self, text: str) -> list[int]:
         return self._encoding.encode_ordinary(text)
 
+    def encode_documents(self, documents: Sequence[str]) -> np.ndarray:
+        text = "".join([f"{EOT}{document}" for document in documents])
+        try:
+            if text.count(EOT) == len(documents):  # no document spells the token
+                return self._encoding.encode_to_numpy(text, allowed_special={EOT}, disallowed_special=())
+        except UnicodeEncodeError:  # half of a surrogate pair, which `encode` replaces
+            pass
+        return super().encode_documents(documents)
+
     def decode(self, ids: Sequence[int]) -> str:
         return self._encoding.decode(list(ids))
 
