@@ -50,8 +50,9 @@ class RankAccident(L.Callback):
     """What happens once to one rank, in one hook of one step: kill -9, an exception, or a pause.
 
     Args:
-        kind: `kill`; `kill_in_write`, when the file of the checkpoint is half written; `raise`; or the seconds of a pause
-            in C in which no other thread of the process can run.
+        kind: `kill`; `kill_in_write`, when the file of the checkpoint is half written; `kill_launched`, the rank that this
+            one has launched, after which this one waits; `raise`; or the seconds of a pause in which no other thread of
+            the process can run.
         rank, hook, step: to whom and when. Steps are counted from 0.
         directory: of the run; its file `happened` gets the time, in seconds.
     """
@@ -72,6 +73,10 @@ class RankAccident(L.Callback):
             raise RuntimeError("a cosmic ray")
         if self.kind == "kill":
             os.kill(os.getpid(), signal.SIGKILL)
+        if self.kind == "kill_launched":
+            launcher: Any = trainer.strategy.launcher
+            launcher.procs[0].kill()
+            time.sleep(600)
         ctypes.PyDLL(None).sleep(int(self.kind))
 
     def __reduce__(self) -> Any:

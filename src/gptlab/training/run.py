@@ -8,7 +8,7 @@ import sys
 import threading
 import traceback
 from collections.abc import Callable
-from contextlib import suppress
+from contextlib import closing, suppress
 from dataclasses import dataclass, field, replace
 from functools import partial
 from importlib.metadata import version
@@ -84,7 +84,7 @@ def run(
     signals, start = StopOnSignal(), _Start(run_dir, run_log, hparams, resume)
     watch = Watch(trainer, partial(_report_death, trainer, run_dir))
     trainer.callbacks[:0] = [signals, watch, start]  # type: ignore[attr-defined]
-    with signals.handles(), watch:
+    with signals.handles(), closing(watch):
         result = _fit(trainer, module, data, checkpoint, start, watch)
         summary = summarize(trainer, module, run_dir)
         if resume.run_dir is not None and signals.module is None and result.status != "finished":

@@ -14,7 +14,6 @@ import time
 from collections.abc import Callable
 from contextlib import suppress
 from typing import Any
-from weakref import WeakSet
 
 import lightning as L
 
@@ -24,25 +23,14 @@ CONNECT = 60.0  # seconds for all ranks to connect to rank 0
 COLLECT = 1.0  # seconds in which rank 0 waits for further news: one death makes other ranks fail
 GRACE = 5.0  # seconds in which the main thread, or a launched rank, may end by itself
 KEEPALIVE = {"TCP_KEEPIDLE": 10, "TCP_KEEPINTVL": 10, "TCP_KEEPCNT": 3}
-"""Settings by which a connection to a machine that has vanished ends after 40 s. macOS lacks the first."""
-
-_open: WeakSet[socket.socket] = WeakSet()
-
-
-def _close_in_child() -> None:
-    for connection in list(_open):
-        connection.close()
-
-
-if hasattr(os, "register_at_fork"):  # data workers outlive a killed rank by seconds, and would hold its connection
-    os.register_at_fork(after_in_child=_close_in_child)
+"""A connection to a machine that has vanished ends after 40 s. macOS lacks the first setting."""
 
 
 class Watch(L.Callback):
-    """Ends the processes of a run if one of its ranks dies or fails. Use it as a callback, and around the fit.
+    """Ends all processes of a run if one of its ranks dies or fails. Does nothing if there is one rank.
 
     Rank 0 tells all ranks which one it was. The main thread can then end the run, as most collectives fail; if it
-    hangs, a thread ends the process. Does nothing if there is one rank.
+    hangs, a thread ends the process.
 
     Args:
         trainer: of the run.
@@ -56,27 +44,25 @@ class Watch(L.Callback):
         self._connection: socket.socket | None = None  # to rank 0
         self._hub: threading.Thread | None = None  # of rank 0
         self._sentence: str | None = None  # which rank died or failed
-        self._decided, self._is_over = threading.Event(), threading.Event()
+        self._decided, self._closed = threading.Event(), threading.Event()
         self._has_spoken = self._has_failed = False
 
     def setup(self, trainer: L.Trainer, module: Any, stage: str) -> None:
         """Connect all ranks. The process group is up."""
         if trainer.world_size == 1:
             return
-        address = os.environ["MASTER_ADDR"]
-        server = _listen(address) if trainer.is_global_zero else None
-        mine = (server.getsockname()[1], secrets.token_hex(), self._name) if server is not None else None
+        address, mine = os.environ["MASTER_ADDR"], None
+        if trainer.is_global_zero:
+            host = address if address in ("127.0.0.1", "::1", "localhost") else ""  # "": all addresses
+            server = socket.create_server((host, 0), family=socket.getaddrinfo(address, 0)[0][0], backlog=4096)
+            mine = server.getsockname()[1], secrets.token_hex(), self._name
         port, token, rank_0 = trainer.strategy.broadcast(mine)
-        if server is not None:
-            self._connection, own_end = socket.socketpair()
-            members = {own_end: self._name, **_accepted(server, token, trainer.world_size - 1)}
-            self._hub = threading.Thread(target=_run_hub, args=(members, own_end), daemon=True)
+        if trainer.is_global_zero:
+            self._hub = threading.Thread(target=_run_hub, args=(server, token, rank_0, trainer.world_size), daemon=True)
             self._hub.start()
-        else:
-            self._connection = socket.create_connection((address, port), timeout=CONNECT)
-            self._connection.sendall(f"{token} {self._name}\n".encode())
-            _keep_alive(self._connection)
-        _open.add(self._connection)
+        self._connection = socket.create_connection((address, port), timeout=CONNECT)
+        _keep_alive(self._connection)
+        _send(self._connection, f"{token} {self._name}")
         threading.Thread(target=self._wait, args=(self._connection, rank_0), daemon=True).start()
         if launched := getattr(self._launcher, "procs", None):
             self._launcher.procs = list(launched)
@@ -86,8 +72,8 @@ class Watch(L.Callback):
         """Tell the others of a failure that is this rank's alone, or the consequence of another's."""
         if not isinstance(exception, Interrupted | NonFiniteError):
             self._has_failed = isinstance(exception, Exception)
-            what = f"{type(exception).__name__}: {exception}".splitlines()[0]
-            self._say(f"{self._name} failed: {what}" if self._has_failed else f"{self._name} was interrupted")
+            what = f"failed: {type(exception).__name__}: {exception}" if self._has_failed else "was interrupted"
+            self._say(f"{self._name} {what}".splitlines()[0])
 
     def other_rank(self) -> str | None:
         """After a failure: the sentence about another rank that caused it, if there is one."""
@@ -96,19 +82,17 @@ class Watch(L.Callback):
         is_own = self._sentence is None or self._sentence.startswith(f"{self._name} ")
         return None if is_own else self._sentence
 
-    def __enter__(self) -> None:
-        pass
-
-    def __exit__(self, *_: object) -> None:
-        self._is_over.set()
-        self._say("")  # the end is in order, if no failure was told
+    def close(self) -> None:
+        """The main thread ends the run, in order or with a failure."""
+        self._closed.set()
+        self._say("")
         if self._hub is not None:
             self._hub.join(2 * COLLECT)
         if self._has_failed:
             self._end_launched()
 
     def _say(self, what: str) -> None:
-        """Send one line to rank 0, the first that there is."""
+        """Send rank 0 one line, the first that there is. An empty one says that this rank ends in order."""
         if self._connection is not None and not self._has_spoken:
             self._has_spoken = True
             _send(self._connection, what)
@@ -120,7 +104,7 @@ class Watch(L.Callback):
             return
         self._sentence = line.strip() or f"{rank_0} has died"
         self._decided.set()
-        if not self._is_over.wait(GRACE):
+        if not self._closed.wait(GRACE):
             try:
                 self._report(self._sentence)
                 self._end_launched()
@@ -137,53 +121,35 @@ class Watch(L.Callback):
             self._launcher.kill(signal.SIGKILL)
 
 
-def _listen(address: str) -> socket.socket:
-    """A socket of rank 0 that accepts connections to any of its addresses, or on one machine to that one alone."""
-    family = socket.getaddrinfo(address, 0)[0][0]
-    host = address if address in ("127.0.0.1", "::1", "localhost") else ""
-    return socket.create_server((host, 0), family=family, backlog=4096)
-
-
-def _accepted(server: socket.socket, token: str, n: int) -> dict[socket.socket, str]:
-    """The connections of n ranks that know the token, and their names."""
-    members: dict[socket.socket, str] = {}
-    server.settimeout(CONNECT)
-    with server:
-        while len(members) < n:
-            connection, _ = server.accept()
-            connection.settimeout(CONNECT / 2)
-            its_token, _, name = _receive(connection).strip().partition(" ")
-            if secrets.compare_digest(its_token.encode(), token.encode()):
-                _keep_alive(connection)
-                members[connection] = name
-    return members
-
-
-def _run_hub(members: dict[socket.socket, str], own_end: socket.socket) -> None:
-    """Rank 0 listens to all ranks until it ends itself, and tells all of them which one died or failed first."""
-    _open.update(members)
+def _run_hub(server: socket.socket, token: str, rank_0: str, n_ranks: int) -> None:
+    """Listen to all ranks until rank 0 ends in order or a rank dies or fails; then tell all of them which one."""
+    names: dict[Any, str] = {}
     died: list[str] = []
     failed: list[str] = []
     deadline = None
-    with selectors.DefaultSelector() as selector:
-        for connection in members:
-            selector.register(connection, selectors.EVENT_READ)
+    with server, selectors.DefaultSelector() as selector:
+        server.settimeout(CONNECT)
+        while len(names) < n_ranks:
+            connection, _ = server.accept()
+            _keep_alive(connection)
+            its_token, _, name = _receive(connection).strip().partition(" ")
+            if secrets.compare_digest(its_token.encode(), token.encode()):
+                names[connection] = name
+                selector.register(connection, selectors.EVENT_READ)
         while deadline is None or time.monotonic() < deadline:
             for key, _ in selector.select(None if deadline is None else max(0, deadline - time.monotonic())):
-                connection: Any = key.fileobj
-                selector.unregister(connection)
-                line = _receive(connection)
+                selector.unregister(key.fileobj)
+                line, name = _receive(key.fileobj), names[key.fileobj]
                 if line.strip():
                     failed.append(line.strip())
                 elif not line:
-                    died.append(f"{members[connection]} has died")
-                elif connection is own_end:
+                    died.append(f"{name} has died")
+                elif name == rank_0:
                     deadline = 0.0
             if deadline is None and (died or failed):
                 deadline = time.monotonic() + COLLECT
-    sentence = ", ".join(died) or (failed[0] if failed else "")
-    for connection in members:
-        _send(connection, sentence)
+        for connection in names:
+            _send(connection, ", ".join(died) or "".join(failed[:1]))
 
 
 def _keep_alive(connection: socket.socket) -> None:
@@ -199,7 +165,7 @@ def _send(connection: socket.socket, line: str) -> None:
         connection.sendall(f"{line}\n".encode())
 
 
-def _receive(connection: socket.socket) -> str:
+def _receive(connection: Any) -> str:
     """A line, with its end. Empty if the connection has ended first."""
     received = b""
     with suppress(OSError):
