@@ -50,9 +50,9 @@ class RankAccident(L.Callback):
     """What happens once to one rank, in one hook of one step: kill -9, an exception, or a pause.
 
     Args:
-        kind: `kill`; `kill_in_write`, when the file of the checkpoint is half written; `kill_launched`, the rank that this
-            one has launched, after which this one waits; `raise`; or the seconds of a pause in which no other thread of
-            the process can run.
+        kind: `kill`; `kill_in_write`, when the file of the checkpoint is half written; `kill_launched`, the rank that
+            this one has launched, after which this one waits; `raise`; `signal`, a scheduler's that the job ends soon;
+            or the seconds of a pause in which no other thread of the process can run.
         rank, hook, step: to whom and when. Steps are counted from 0.
         directory: of the run; its file `happened` gets the time, in seconds.
     """
@@ -77,7 +77,10 @@ class RankAccident(L.Callback):
             launcher: Any = trainer.strategy.launcher
             launcher.procs[0].kill()
             time.sleep(600)
-        ctypes.PyDLL(None).sleep(int(self.kind))
+        if self.kind == "signal":
+            os.kill(os.getpid(), signal.SIGUSR1)
+        else:
+            ctypes.PyDLL(None).sleep(int(self.kind))
 
     def __reduce__(self) -> Any:
         self.happened.write_text(str(time.time()))

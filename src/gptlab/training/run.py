@@ -1,6 +1,5 @@
 """The run: start its files, fit, stop on signals, and write summary.json."""
 
-import logging
 import math
 import platform
 import signal
@@ -10,7 +9,6 @@ import traceback
 from collections.abc import Callable
 from contextlib import closing, suppress
 from dataclasses import dataclass, field, replace
-from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -29,8 +27,6 @@ from gptlab.training.module import TrainingModule
 from gptlab.training.run_files import BEST, LAST, SUMMARY, ResumeState, read_summary, truncate_logs, write_config
 from gptlab.training.stops import Interrupted, NonFiniteError, Pruned
 from gptlab.training.watch import Watch
-
-log = logging.getLogger("gptlab")
 
 NONFINITE_ADVICE = (
     "try a lower optimizer.lr, a longer schedule.warmup_steps or a grad_clip; "
@@ -82,7 +78,7 @@ def run(
         truncate_logs(run_dir, resume.log_sizes)
     checkpoint = run_dir / "checkpoints" / LAST if resume.checkpoint is not None else None
     signals, start = StopOnSignal(), _Start(run_dir, run_log, hparams, resume)
-    watch = Watch(trainer, partial(_report_death, trainer, run_dir))
+    watch = Watch(trainer, run_dir)
     trainer.callbacks[:0] = [signals, watch, start]  # type: ignore[attr-defined]
     with signals.handles(), closing(watch):
         result = _fit(trainer, module, data, checkpoint, start, watch)
@@ -159,13 +155,6 @@ def _fit(
             print(f"rank {trainer.global_rank}: {other or traceback.format_exc()}", file=sys.stderr)
         return RunResult("failed", other or _one_line(error), on_all_ranks=False, has_traceback=other is None)
     return RunResult("finished")
-
-
-def _report_death(trainer: L.Trainer, run_dir: Path, sentence: str) -> None:
-    """What a thread does in place of a main thread that waits for a dead rank."""
-    log.error("failed: %s; resume=%s resumes the run", sentence, run_dir)  # without handlers, Python prints it
-    if trainer.is_global_zero:
-        write_json(run_dir / SUMMARY, read_summary(run_dir) | {"status": "failed", "failure": sentence})
 
 
 def _one_line(error: Exception) -> str:
