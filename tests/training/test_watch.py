@@ -14,8 +14,9 @@ TOKEN = "secret"
 
 
 @pytest.fixture
-def ranks() -> Iterator[list[socket.socket]]:
+def ranks(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[socket.socket]]:
     """Connections of four ranks to rank 0, which listens to them; a stranger has tried to be the second."""
+    monkeypatch.setattr(watch, "COLLECT", 0.2)
     server = socket.create_server(("127.0.0.1", 0))
     address = server.getsockname()
     hub = Thread(target=watch._run_hub, args=(server, TOKEN, "rank 0 on a", 4), daemon=True)
