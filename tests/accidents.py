@@ -1,8 +1,10 @@
 """Callbacks that tests put into the trials of a sweep: `+callbacks.x={_target_: accidents.Accident, ...}`."""
 
+import ctypes
 import json
 import os
 import signal
+import time
 from pathlib import Path
 from typing import Any
 
@@ -43,6 +45,47 @@ class Accident(L.Callback):
             self.has_happened.touch()
             os.kill(os.getppid(), signal.SIGKILL)
             os.kill(os.getpid(), signal.SIGKILL)
+
+
+class RankAccident(L.Callback):
+    """What happens once to one rank, in one hook of one step: kill -9, an exception, or a pause.
+
+    Args:
+        kind: `kill`; `kill_in_write`, when the file of the checkpoint is half written; `kill_launched`, the rank that
+            this one has launched, after which this one waits; `raise`; `signal`, a scheduler's that the job ends soon;
+            or the seconds of a pause in which no other thread of the process can run.
+        rank, hook, step: to whom and when. Steps are counted from 0.
+        directory: of the run; its file `happened` gets the time, in seconds.
+    """
+
+    def __init__(self, *, kind: str | float, rank: int, hook: str, step: int, directory: str) -> None:
+        self.kind, self.rank, self.step = kind, rank, step
+        self.happened = Path(directory, "happened")
+        setattr(self, hook, self._happen)
+
+    def _happen(self, trainer: L.Trainer, module: L.LightningModule, *arguments: Any) -> None:
+        if (trainer.global_rank, trainer.global_step) != (self.rank, self.step) or self.happened.exists():
+            return
+        if self.kind == "kill_in_write":
+            arguments[0]["accident"] = self
+            return
+        self.happened.write_text(str(time.time()))
+        if self.kind == "raise":
+            raise RuntimeError("a cosmic ray")
+        if self.kind == "kill":
+            os.kill(os.getpid(), signal.SIGKILL)
+        if self.kind == "kill_launched":
+            launcher: Any = trainer.strategy.launcher
+            launcher.procs[0].kill()
+            time.sleep(600)
+        if self.kind == "signal":
+            os.kill(os.getpid(), signal.SIGUSR1)
+        else:
+            ctypes.PyDLL(None).sleep(int(self.kind))
+
+    def __reduce__(self) -> Any:
+        self.happened.write_text(str(time.time()))
+        os.kill(os.getpid(), signal.SIGKILL)
 
 
 class Recorder(L.Callback):

@@ -37,7 +37,7 @@ def test_importing_gptlab_imports_nothing_and_nobody_pays_for_lightning_before_t
 
 SOURCES = sorted((ROOT / "src").rglob("*.py"))
 PRIVATE = ROOT / "src" / "gptlab" / "private.py"
-OF_PYTHON = re.compile("__.*__|_target_|_partial_|_fields|_replace|_asdict")
+OF_PYTHON = re.compile("__.*__|_target_|_partial_|_fields|_replace|_asdict|_exit")
 
 
 def private_names(path: Path) -> Iterator[str]:

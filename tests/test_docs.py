@@ -1,6 +1,7 @@
 """docs/extend.md and docs/python.md do what they say: their files are written, their commands and their code run."""
 
 import json
+import os
 import re
 import shlex
 import subprocess
@@ -94,3 +95,21 @@ def test_an_extension_takes_thirty_lines() -> None:
     files = [content for file, _, content in blocks("extend.md") if file]
     lines = [line for content in files for line in content.splitlines() if line.strip()]
     assert 20 < len(lines) <= 32
+
+
+@pytest.mark.parametrize(
+    ("status", "restarts", "is_requeued"), [(0, 0, False), (2, 0, False), (138, 1, True), (1, 20, False)]
+)
+def test_the_script_for_slurm_requeues_until_the_run_is_finished(
+    workplace: Path, status: int, restarts: int, is_requeued: bool
+) -> None:
+    ((_, _, script),) = blocks("slurm.md")
+    for name, line in {"srun": f'echo "$@"; exit {status}', "scontrol": 'echo "scontrol $@"'}.items():
+        (workplace / name).write_text(f"#!/bin/bash\n{line}\n")
+        (workplace / name).chmod(0o755)
+    job = {"SLURM_JOB_ID": "4711", "SLURM_NTASKS_PER_NODE": "4", "SLURM_NNODES": "2", "SLURM_SUBMIT_DIR": "/home/me"}
+    job |= {"PATH": f"{workplace}:{os.environ['PATH']}", "SLURM_RESTART_COUNT": str(restarts)}
+    result = subprocess.run(["bash", "-c", script], env=job, capture_output=True, text=True, check=False)
+    assert result.returncode == status
+    assert "run_dir=/home/me/runs/mine trainer=ddp trainer.devices=4 trainer.num_nodes=2 " in result.stdout
+    assert ("scontrol requeue 4711" in result.stdout) is is_requeued

@@ -22,7 +22,7 @@ from conftest import HARD, POEM, Result, needs_gpt2_vocabulary
 from gpt2s import save_gpt2
 from gptlab.data import preparation, text
 from gptlab.data.preparation import Preparation
-from gptlab.data.token_files import open_shard
+from gptlab.data.shard_formats import open_shard
 from gptlab.errors import UserError
 from gptlab.tokenizer import Tokenizer
 from gptlab.tokenizer.bpe import BPETokenizer

@@ -22,7 +22,7 @@ def report(result: "RunResult", module: "TrainingModule", run_dir: Path) -> None
     config, prompt = module.config, module.data.prompt
     summary, place, is_finished = result.summary, shortened(run_dir), result.status == "finished"
     if result.failure is not None:
-        where = "" if result.on_all_ranks else f" (traceback in {place}/train.log)"
+        where = f" (traceback in {place}/train.log)" if result.has_traceback else ""
         log.error("failed at step %d: %s%s", summary["steps"], result.failure, where)
     if is_finished:
         _log_table(summary, place)

@@ -24,6 +24,7 @@ from gptlab.memory import keep_freed_memory, no_collection
 from gptlab.signals import END_OF_PROCESS, leave, signal_handler, unhandled
 from gptlab.sweep.trial import this_trial
 from gptlab.training import devices
+from gptlab.training.launchers import check_launcher
 from gptlab.training.log import RunLog
 from gptlab.training.run_dir import check_free, create_run_dir, forget_ranks, is_rank_zero, run_label, shared_by_ranks
 from gptlab.training.run_files import ResumeState
@@ -124,6 +125,7 @@ def _check_is_one_run(cfg: DictConfig) -> None:
 def _hardware(config: build.Config, settings: TrainSettings) -> devices.Hardware:
     """What the run trains on. Raises UserError if it cannot."""
     hardware = devices.resolve(config["trainer"])
+    check_launcher(n_ranks=hardware.n_ranks, n_nodes=config["trainer"]["num_nodes"])
     if settings.compile and is_rank_zero():  # before Lightning each rank would take the first GPU
         devices.check_compiler(hardware.accelerator)
     return hardware

@@ -17,10 +17,10 @@ from typing import Any
 import numpy as np
 
 from gptlab.data.base import Piece
+from gptlab.data.shard_formats import HEADER, llm_c_header
 from gptlab.data.table import stream_texts
 from gptlab.data.text import CHUNK_BYTES, SUFFIXES, find_files, read_pieces
 from gptlab.data.text_windows import file_stamps
-from gptlab.data.token_files import HEADER, llm_c_header
 from gptlab.errors import UserError
 from gptlab.files import write_json
 from gptlab.tokenizer import Tokenizer

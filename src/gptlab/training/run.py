@@ -7,7 +7,7 @@ import sys
 import threading
 import traceback
 from collections.abc import Callable
-from contextlib import suppress
+from contextlib import closing, suppress
 from dataclasses import dataclass, field, replace
 from importlib.metadata import version
 from pathlib import Path
@@ -26,6 +26,7 @@ from gptlab.training.loggers.tensorboard import TensorBoard
 from gptlab.training.module import TrainingModule
 from gptlab.training.run_files import BEST, LAST, SUMMARY, ResumeState, read_summary, truncate_logs, write_config
 from gptlab.training.stops import Interrupted, NonFiniteError, Pruned
+from gptlab.training.watch import Watch
 
 NONFINITE_ADVICE = (
     "try a lower optimizer.lr, a longer schedule.warmup_steps or a grad_clip; "
@@ -41,7 +42,8 @@ class RunResult:
 
     status: str  # finished, interrupted, pruned or failed
     failure: str | None = None  # why it failed, in one line
-    on_all_ranks: bool = True  # whether all ranks ended like this; if not, train.log has a traceback
+    on_all_ranks: bool = True  # whether all ranks ended like this
+    has_traceback: bool = False  # in train.log
     resume_with: dict[str, str] = field(default_factory=dict)  # settings that `resume=` needs to get further
     exit_status: int = 0  # of the process
     summary: dict[str, Any] = field(default_factory=dict)  # the content of summary.json
@@ -76,9 +78,10 @@ def run(
         truncate_logs(run_dir, resume.log_sizes)
     checkpoint = run_dir / "checkpoints" / LAST if resume.checkpoint is not None else None
     signals, start = StopOnSignal(), _Start(run_dir, run_log, hparams, resume)
-    trainer.callbacks[:0] = [signals, start]  # type: ignore[attr-defined]
-    with signals.handles():
-        result = _fit(trainer, module, data, checkpoint, start)
+    watch = Watch(trainer, run_dir)
+    trainer.callbacks[:0] = [signals, watch, start]  # type: ignore[attr-defined]
+    with signals.handles(), closing(watch):
+        result = _fit(trainer, module, data, checkpoint, start, watch)
         summary = summarize(trainer, module, run_dir)
         if resume.run_dir is not None and signals.module is None and result.status != "finished":
             summary |= read_summary(run_dir)  # the last session's numbers are still true
@@ -124,7 +127,12 @@ class _Start(L.Callback):
 
 
 def _fit(
-    trainer: L.Trainer, module: TrainingModule, data: L.LightningDataModule, checkpoint: Path | None, start: _Start
+    trainer: L.Trainer,
+    module: TrainingModule,
+    data: L.LightningDataModule,
+    checkpoint: Path | None,
+    start: _Start,
+    watch: Watch,
 ) -> RunResult:
     try:
         trainer.fit(module, datamodule=data, ckpt_path=checkpoint, weights_only=True)
@@ -138,15 +146,14 @@ def _fit(
         resume_with = {} if module.guard.skips else {"on_nonfinite": "skip"}
         return RunResult("failed", f"{error}; {NONFINITE_ADVICE}", resume_with=resume_with)
     except Exception as error:
+        other = watch.other_rank()
         if trainer.is_global_zero:
             with suppress(OSError):  # the disk is full
                 start.open_files(module)
             start.run_log.file_only(traceback.format_exc())
-            if trainer.strategy.launcher is not None:  # the ranks that this one has launched would wait for it
-                trainer.strategy.launcher.kill(signal.SIGKILL)
         else:
-            print(f"rank {trainer.global_rank}: {traceback.format_exc()}", file=sys.stderr)
-        return RunResult("failed", _one_line(error), on_all_ranks=False)
+            print(f"rank {trainer.global_rank}: {other or traceback.format_exc()}", file=sys.stderr)
+        return RunResult("failed", other or _one_line(error), on_all_ranks=False, has_traceback=other is None)
     return RunResult("finished")
 
 

@@ -9,11 +9,12 @@ import lightning as L
 import torch
 from lightning.fabric.plugins import TorchCheckpointIO
 from lightning.pytorch.loggers import Logger
-from lightning.pytorch.plugins.environments import SLURMEnvironment
+from lightning.pytorch.plugins.environments import ClusterEnvironment, LightningEnvironment, SLURMEnvironment
 
 from gptlab.files import give_name, whole_file
 from gptlab.training.callbacks.checkpoints import Checkpoints
 from gptlab.training.devices import Hardware
+from gptlab.training.launchers import launcher
 from gptlab.training.log import quiet_lightning
 from gptlab.training.run_files import LAST, PREVIOUS
 
@@ -61,7 +62,11 @@ def make_trainer(
         from gptlab.training.sharding import ShardedStrategy  # imports DTensor's parts
 
         further["strategy"] = ShardedStrategy(hardware.n_ranks)
-    slurm = [SLURMEnvironment(auto_requeue=False)] if SLURMEnvironment.detect() else []  # resume=auto replaces it
+    environment: list[ClusterEnvironment] = []
+    if launcher() == "srun":
+        environment = [SLURMEnvironment(auto_requeue=False)]  # resume=auto replaces it
+    elif SLURMEnvironment.detect() and launcher() is None:  # Lightning starts the ranks of a job with one task
+        environment = [LightningEnvironment()]
     return trainer(
         accelerator=hardware.accelerator,
         precision=hardware.precision,
@@ -69,7 +74,7 @@ def make_trainer(
         callbacks=sorted(
             callbacks, key=lambda callback: isinstance(callback, Checkpoints)
         ),  # it saves the others' state
-        plugins=[WholeFileCheckpointIO(), *slurm],
+        plugins=[WholeFileCheckpointIO(), *environment],
         max_steps=max_steps,
         max_epochs=-1,
         val_check_interval=validate_every,
