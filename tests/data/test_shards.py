@@ -1,15 +1,21 @@
 """Token shards of other programs."""
 
 import json
+import os
 import pickle
+import subprocess
+import sys
+from collections import Counter
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
-from conftest import Result, needs_gpt2_vocabulary
+from conftest import ROOT, Result, needs_gpt2_vocabulary
+from gptlab.data.loader import ShuffledBatches
 from gptlab.data.shard_formats import open_shard
 from gptlab.data.shards import Joined, Shards
 from gptlab.data.windows import EvalWindows, WindowDataset
@@ -18,6 +24,7 @@ from gptlab.tokenizer.char import CharTokenizer
 from same_run import summary
 
 Command = Callable[..., Result]
+SMALL = ("model.n_layers=1", "model.d_model=16", "model.n_heads=2", "context_length=16", "trainer=cpu")
 LETTERS = CharTokenizer(characters="".join(map(chr, range(97, 117))))  # 20 of them
 
 
@@ -82,15 +89,9 @@ def test_nanogpt_s_characters_come_with_its_files(tmp_path: Path, gptlab: Comman
         np.array([known.index(c) for c in part], "<u2").tofile(tmp_path / f"{name}.bin")
     meta = {"vocab_size": len(known), "itos": dict(enumerate(known)), "stoi": {c: n for n, c in enumerate(known)}}
     (tmp_path / "meta.pkl").write_bytes(pickle.dumps(meta))
-    tiny = (
-        "model.n_layers=1",
-        "model.d_model=16",
-        "model.n_heads=2",
-        "context_length=16",
-        "max_steps=4",
-        "trainer=cpu",
+    result = gptlab(
+        "train", "data=shards", f"data.path={tmp_path}", *SMALL, "max_steps=4", "batch_size=4", "run_dir=run"
     )
-    result = gptlab("train", "data=shards", f"data.path={tmp_path}", *tiny, "batch_size=4", "run_dir=run")
     assert result.status == 0, result.err
     assert summary(Path("run"))["tokens"] == 4 * 4 * 16
     written = gptlab("generate", "checkpoint=run", "prompt=the fog", "max_new_tokens=5")
@@ -164,6 +165,102 @@ def test_a_file_that_is_no_whole_shard_is_named(tmp_path: Path, change: dict, me
         open_shard(write_llm_c(tmp_path / "a.bin", some_tokens(100), **change))
 
 
+def test_a_resumed_run_names_the_file_that_has_changed(tmp_path: Path, gptlab: Command) -> None:
+    train, val = some_tokens(100), some_tokens(50, seed=1)
+    meta = {"vocab_size": 20, "itos": {n: chr(97 + n) for n in range(20)}}
+    (tmp_path / "meta.pkl").write_bytes(pickle.dumps(meta))
+    for name, tokens in {"train": train, "val": val}.items():
+        tokens.astype("<u2").tofile(tmp_path / f"{name}.bin")
+    words = ("data=shards", f"data.path={tmp_path}", *SMALL, "batch_size=2", "max_steps=2", "run_dir=run")
+    assert gptlab("train", *words).status == 0
+    val[::-1].astype("<u2").tofile(tmp_path / "val.bin")
+    refused = gptlab("train", "resume=run", "max_steps=4")
+    assert (refused.status, refused.err.count("\n")) == (2, 1)
+    assert "val.bin has changed since" in refused.err
+
+
+def test_shards_that_are_shorter_than_a_window_are_left_out(tmp_path: Path) -> None:
+    write_two(tmp_path)
+    before = prepared(tmp_path)
+    write_llm_c(tmp_path / "edu_train_000002.bin", some_tokens(8))
+    found = prepared(tmp_path)
+    assert len(found.train) == len(before.train)
+    assert found.fingerprint == before.fingerprint
+
+
+def test_every_window_of_two_epochs_occurs_twice_for_any_number_of_ranks(tmp_path: Path) -> None:
+    for number in range(1, 4):
+        write_llm_c(tmp_path / f"edu_train_{number:06d}.bin", some_tokens(30 * number, seed=number))
+    write_llm_c(tmp_path / "edu_val_000000.bin", some_tokens(50))
+    examples = prepared(tmp_path).train
+    n_steps = 2 * len(examples)
+    of_ranks = [
+        [
+            torch.cat(
+                [ShuffledBatches(examples, batch_size=4, seed=1, rank=rank, n_ranks=n)[k][0] for rank in range(n)]
+            )
+            for k in range(n_steps)
+        ]
+        for n in (1, 2, 4)
+    ]
+    assert all(torch.equal(torch.cat(batches), torch.cat(of_ranks[0])) for batches in of_ranks)
+    seen = Counter(map(tuple, torch.cat(of_ranks[0])[: 2 * len(examples)].tolist()))
+    every = Counter(map(tuple, examples.batch(np.arange(len(examples)))[0].tolist()))
+    assert seen == every + every
+
+
+BIG = """
+import json, sys, time
+import numpy as np
+from gptlab.data.loader import ShuffledBatches
+from gptlab.data.shards import Shards
+from test_shards import LETTERS
+
+def peak():
+    (line,) = [line for line in open("/proc/self/status") if line.startswith("VmHWM")]
+    return int(line.split()[1]) / 1024
+
+began, before = time.perf_counter(), peak()
+place = sys.argv[1]
+settings = {"path": place, "val_path": None, "stride": None, "num_workers": 0, "cache_dir": place + "/cache"}
+data = Shards(**settings).prepare(LETTERS, context_length=1024, progress=lambda _, pieces: pieces)
+seconds = time.perf_counter() - began
+batches = ShuffledBatches(data.train, batch_size=32, seed=0, rank=0, n_ranks=1)
+for k in range(1000):
+    batches[k]
+print(json.dumps([seconds, peak() - before, len(data.train)]))
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+def test_ten_gigabytes_start_in_a_second_the_second_time_and_take_no_memory(tmp_path: Path) -> None:
+    """Fifty files of 200 MB with holes: the disk has to keep a few blocks of them."""
+    n = 100_000_000
+    header = np.zeros(256, "<i4")
+    header[:3] = 20240520, 1, n
+    for number in range(50):
+        with (tmp_path / f"edu_{'train' if number else 'val'}_{number:06d}.bin").open("wb") as file:
+            file.write(header.tobytes())
+            file.truncate(1024 + 2 * n)
+    environment = {
+        **os.environ,
+        "PYTHONPATH": os.pathsep.join([str(ROOT / "src"), str(Path(__file__).parent), str(ROOT / "tests")]),
+    }
+
+    def start() -> list[float]:
+        command = [sys.executable, "-c", BIG, str(tmp_path)]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=280, check=False, env=environment)
+        assert done.returncode == 0, done.stderr
+        return json.loads(done.stdout)
+
+    start()
+    seconds, megabytes, n_windows = start()
+    assert n_windows == 49 * ((n - 1) // 1024)
+    assert seconds < 1
+    assert megabytes < 400
+
+
 def test_what_cannot_be_trained_on_is_one_sentence(tmp_path: Path) -> None:
     train, _ = write_two(tmp_path)
     with pytest.raises(UserError, match=r"edu_val_000000.bin has 50 tokens: one window takes context_length \+ 1 = 65"):
@@ -186,15 +283,7 @@ def test_what_cannot_be_trained_on_is_one_sentence(tmp_path: Path) -> None:
 @needs_gpt2_vocabulary
 def test_shards_of_gpt2_tokens_train_and_another_tokenizer_is_refused(tmp_path: Path, gptlab: Command) -> None:
     write_two(tmp_path)
-    tiny = (
-        "model.n_layers=1",
-        "model.d_model=16",
-        "model.n_heads=2",
-        "context_length=16",
-        "max_steps=2",
-        "trainer=cpu",
-    )
-    words = ("data=shards", f"data.path={tmp_path}", *tiny, "batch_size=2")
+    words = ("data=shards", f"data.path={tmp_path}", *SMALL, "max_steps=2", "batch_size=2")
     result = gptlab("train", *words, "tokenizer=gpt2", "run_dir=run")
     assert result.status == 0, result.err
     assert json.loads(Path("run/summary.json").read_text())["steps"] == 2

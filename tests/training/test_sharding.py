@@ -9,6 +9,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from itertools import permutations
 from pathlib import Path
 
 import pytest
@@ -92,14 +93,11 @@ def test_a_sharded_run_trains_and_its_checkpoint_is_like_any_other(run: Run, gpt
 @pytest.mark.parametrize(
     ("words", "tolerance"),
     [
-        ([UNCLIPPED], 0),
         ([UNCLIPPED, "optimizer=muon"], 0),
         ([UNCLIPPED, "activation_checkpointing=true", "model.tie_head=false"], 0),
         ([UNCLIPPED, "trainer.precision=bf16-mixed"], 0),
-        ([], 1e-5),
-        (["optimizer=muon", "model.tie_head=false"], 1e-5),
         ([UNCLIPPED, "micro_batch_size=1"], 1e-5),
-        (["max_steps=40", "validate_every=20", "save_every=20"], 1e-3),
+        ([], 1e-5),
         (["optimizer=muon", "max_steps=40", "validate_every=20", "save_every=20"], 1e-3),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else str(value),
@@ -108,8 +106,8 @@ def test_a_sharded_run_trains_and_its_checkpoint_is_like_any_other(run: Run, gpt
 @pytest.mark.timeout(900)
 def test_sharded_ranks_compute_what_whole_ones_do(run: Run, words: list[str], tolerance: float) -> None:
     assert_equal(run(*STRATEGIES["fsdp2"], *words), run(*STRATEGIES["ddp"], *words), tolerance)
-    if not any("precision" in word for word in words):
-        assert_equal(run(*STRATEGIES["fsdp2"], *words), run(*STRATEGIES["one"], *words), max(tolerance, 1e-5))
+    if UNCLIPPED not in words:
+        assert_equal(run(*STRATEGIES["fsdp2"], *words), run(*STRATEGIES["one"], *words), tolerance)
 
 
 @pytest.mark.slow
@@ -121,15 +119,14 @@ def test_four_ranks_compute_what_one_does(run: Run) -> None:
         assert_equal(four, alone, 1e-5)
 
 
-@pytest.mark.parametrize("before", STRATEGIES)
-@pytest.mark.parametrize("after", STRATEGIES)
+@pytest.mark.parametrize(("before", "after"), [*permutations(STRATEGIES, 2), ("fsdp2", "fsdp2")])
 @pytest.mark.slow
 @pytest.mark.timeout(900)
 def test_a_run_goes_on_under_any_other_strategy(run: Run, before: str, after: str) -> None:
     words = (UNCLIPPED, "schedule.total_steps=12", "optimizer=muon")
     undisturbed = run(*STRATEGIES[after], *words, "max_steps=12")
     resumed = run(*STRATEGIES[after], "max_steps=12", resumes=run(*STRATEGIES[before], *words))
-    exact = before == after or "one" not in (before, after)
+    exact = "one" not in (before, after)
     assert_equal(resumed, undisturbed, 0 if exact else 2e-5)
 
 
