@@ -12,7 +12,7 @@ from gptlab import build
 from gptlab.cli.parts import model_without_memory
 from gptlab.data.module import DataModule
 from gptlab.training.cost import flops_per_token, step_memory
-from gptlab.training.devices import Hardware
+from gptlab.training.devices import SHARDED, Hardware
 from gptlab.training.machine import memory_bytes, peak_flops, resident_bytes
 from gptlab.training.module import TrainingModule
 from gptlab.training.rank_cost import bytes_sent, memory_of_rank, parameters_of
@@ -107,6 +107,8 @@ class Costs:
         smaller = (rows for rows in range(self.rows - 1, 0, -1) if self._share % rows == 0)
         fits = next((rows for rows in smaller if self.memory(rows)["all"] <= has), None)
         advice = f"micro_batch_size={fits} fits" if fits else "no micro_batch_size does: use a smaller model"
+        if not fits and not self._hardware.is_sharded and self.memory(self.rows, is_sharded=True)["all"] <= has:
+            advice = f"trainer={SHARDED} fits"
         return f"it will not fit: needs {shown(needs)}, has {shown(has)}; {advice}"
 
 
