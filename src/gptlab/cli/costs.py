@@ -43,7 +43,7 @@ class Costs:
         self._row = tuple(part[:1] for part in examples.batch(np.arange(min(SAMPLED, len(examples)))))
         self.rows, self.length = data.micro_batch_size, self._row[0].numel()
         self._data, self._hardware, self._share = data, hardware, data.batch_size // hardware.n_ranks
-        self._loaded = sum(p.nbytes for p in loaded.parameters()) if loaded is not None else 0
+        self._process = resident_bytes() - (sum(p.nbytes for p in loaded.parameters()) if loaded is not None else 0)
         self._set(config)
 
     def _set(self, config: build.Config) -> None:
@@ -72,7 +72,7 @@ class Costs:
         )
         if device == "cpu":
             gaps = int(GAPS * (kinds["activations"] + kinds["loss"]))
-            kinds["other"] = resident_bytes() - self._loaded + gaps
+            kinds["other"] = self._process + gaps
             kinds["all"] += kinds["other"]
         sharded = self._hardware.is_sharded if is_sharded is None else is_sharded
         return memory_of_rank(kinds, self.model(), n_ranks=self._hardware.n_ranks, is_sharded=sharded)
