@@ -138,9 +138,8 @@ def test_of_twelve_trials_some_go_nan_raise_or_are_killed_once_with_the_sweep_an
     sweep(workplace, *words, "resume_sweep=sweep")
     table = results(place)
     assert [int(row["trial"]) for row in table] == list(range(12))
-    assert [row["status"] for row in table] == [
-        "failed" if kind in ("poison", "raise", "kill") else "finished" for kind in kinds
-    ]
+    expected = ["failed" if kind in ("poison", "raise", "kill") else "finished" for kind in kinds]
+    assert [row["status"] for row in table] == expected, [row["reason"] for row in table]
     assert "nan" in table[3]["reason"]
     assert "this trial was meant to fail" in table[5]["reason"]
     assert "SIGKILL" in table[11]["reason"]
