@@ -1,5 +1,6 @@
 """Windows whose documents do not see each other."""
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 
@@ -59,12 +60,19 @@ def test_a_rank_without_examples_has_a_row_that_does_not_count() -> None:
 
 
 def test_a_run_masks_documents_and_a_vocabulary_without_an_end_is_refused(gptlab: Command, workplace: Path) -> None:
-    words = [word for word in TINY if not word.startswith("tokenizer")]
+    words = [word for word in TINY if not word.startswith(("tokenizer", "data"))]
+    (workplace / "poems").mkdir()
+    for number, line in enumerate(200 * (workplace / "poem.txt").read_text().splitlines()[:3]):
+        (workplace / "poems" / f"{number:03}.txt").write_text(line)
     result = gptlab(
-        "train", *words, "tokenizer=bpe", "tokenizer.vocab_size=260", "data.document_mask=true", "run_dir=run"
+        *("train", *words, "data=text", "data.path=poems", "tokenizer=bpe", "tokenizer.vocab_size=260"),
+        *("data.document_mask=true", "run_dir=run"),
     )
     assert result.status == 0, result.err
     assert summary(workplace / "run")["steps"] == 6
+    measured = gptlab("evaluate", "checkpoint=run")
+    assert json.loads(measured.out)["loss"] == pytest.approx(summary(workplace / "run")["val_loss"], rel=1e-6)
+    assert gptlab("compare", "run", "ngram=1", "to=picture.png").status == 0
     refused = gptlab("train", *TINY, "data.document_mask=true", "run_dir=other")
     assert refused.status == 2
     assert "CharTokenizer has no end-of-text token; use tokenizer=bpe or gpt2" in refused.err

@@ -217,7 +217,7 @@ def test_what_a_killed_job_left_is_removed(tmp_path: Path) -> None:
 def test_a_failed_job_leaves_nothing_and_the_others_stay(tmp_path: Path) -> None:
     source, to = some_files(tmp_path), tmp_path / "out"
     (source / "1.jsonl").write_text('{"text": ')
-    with pytest.raises(UserError, match=r"1.jsonl, after row 0: Expecting value"):
+    with pytest.raises(UserError, match=r"1.jsonl, after row 0: Expecting value$"):
         prepared(source, to)
     assert sorted(times(to)) == ["corpus_000000.json", "corpus_train_000000.bin", "corpus_val_000000.bin"]
 
@@ -227,6 +227,25 @@ def test_the_directory_of_another_corpus_is_refused(tmp_path: Path) -> None:
     prepared(source, tmp_path / "out")
     with pytest.raises(UserError, match=r"out has the shards of path=.*source: name another directory"):
         prepared(source / "1.jsonl", tmp_path / "out")
+
+
+def test_a_job_that_another_process_does_is_left_to_it(tmp_path: Path) -> None:
+    source, to = some_files(tmp_path) / "1.jsonl", tmp_path / "out"
+    made: list[int] = []
+    jobs_of(source, to).make(0, lambda n: made.append(jobs_of(source, to).make(0, print)))
+    assert made
+    assert set(made) == {0}
+    assert jobs_of(source, to).record(0) is not None
+    assert not list(to.glob(".*"))
+
+
+def test_earlier_shards_stay_until_there_are_new_ones_and_texts_know_no_column(tmp_path: Path) -> None:
+    source, to = some_files(tmp_path), tmp_path / "out"
+    prepared(source, to)
+    before = times(to)
+    with pytest.raises(UserError, match="no column body"):
+        prepared(source, to, column="body")
+    assert times(to) == before
 
 
 def test_a_file_that_is_written_meanwhile_is_named(tmp_path: Path) -> None:

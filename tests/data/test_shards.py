@@ -132,6 +132,17 @@ def test_a_split_of_several_shards_has_each_target_once() -> None:
     assert (joined.batch(np.array([], dtype=int))[1] == -100).all()
 
 
+def test_validation_shards_of_any_length_count_each_target_once(tmp_path: Path) -> None:
+    write_two(tmp_path)
+    short = some_tokens(5, seed=2)
+    write_llm_c(tmp_path / "edu_val_000002.bin", short)
+    val = prepared(tmp_path, context_length=16).val
+    inputs, targets = val.batch(np.arange(len(val)))
+    assert inputs.shape == targets.shape == (5, 16)
+    assert (targets != -100).sum() == 49 + 4
+    assert (inputs[-1, :4].tolist(), targets[-1, :4].tolist()) == (short[:4].tolist(), short[1:].tolist())
+
+
 def test_a_second_start_reads_no_shard(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write_two(tmp_path)
     first = prepared(tmp_path)
@@ -263,8 +274,10 @@ def test_ten_gigabytes_start_in_a_second_the_second_time_and_take_no_memory(tmp_
 
 def test_what_cannot_be_trained_on_is_one_sentence(tmp_path: Path) -> None:
     train, _ = write_two(tmp_path)
-    with pytest.raises(UserError, match=r"edu_val_000000.bin has 50 tokens: one window takes context_length \+ 1 = 65"):
-        prepared(tmp_path, context_length=64)
+    with pytest.raises(
+        UserError, match=r"no shard has the 129 tokens of one window .* the longest, .*edu_train_000001.bin, has 100"
+    ):
+        prepared(tmp_path, context_length=128)
     with pytest.raises(UserError, match="there is no file of tokens"):
         prepared(tmp_path / "nowhere")
     with pytest.raises(UserError, match=r"none of its files is for validation; name data.val_path="):

@@ -1,7 +1,7 @@
 import pytest
 
 from gptlab.errors import UserError
-from gptlab.training.launchers import SIZES, check_launcher, launcher
+from gptlab.training.launchers import SIZES, check_launcher, started_by
 
 TORCHRUN = {"TORCHELASTIC_RUN_ID": "none", "WORLD_SIZE": "8", "LOCAL_WORLD_SIZE": "4"}
 SRUN = {"SLURM_STEP_ID": "0", "SLURM_JOB_NAME": "gpt", "SLURM_NTASKS": "8", "SLURM_NTASKS_PER_NODE": "4"}
@@ -31,7 +31,7 @@ def test_who_has_started_this_process(
 ) -> None:
     for variable, value in variables.items():
         monkeypatch.setenv(variable, value)
-    assert launcher() == name
+    assert started_by() == name
 
 
 @pytest.mark.parametrize("variables", [TORCHRUN, SRUN])
@@ -44,6 +44,6 @@ def test_the_numbers_of_processes_must_be_those_of_the_run(
     for n_ranks, n_nodes in ((8, 1), (4, 1), (1, 1)):
         with pytest.raises(UserError, match=r"has started 8 processes .*: 4\), and the run has"):
             check_launcher(n_ranks=n_ranks, n_nodes=n_nodes)
-    monkeypatch.delenv(SIZES[launcher() or ""][1])
+    monkeypatch.delenv(SIZES[started_by() or ""][1])
     with pytest.raises(UserError, match=r"PER_NODE: \?|LOCAL_WORLD_SIZE: \?"):
         check_launcher(n_ranks=8, n_nodes=2)

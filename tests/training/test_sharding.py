@@ -143,6 +143,19 @@ def test_an_adapter_trains_under_every_strategy_and_goes_on_sharded(run: Run) ->
 
 @pytest.mark.slow
 @pytest.mark.timeout(900)
+def test_a_sharded_classifier_measures_its_test_split(run: Run) -> None:
+    base = run(*STRATEGIES["one"])
+    lines = [f"{label}\tthe fog comes {'on ' * number}" for number in range(1, 13) for label in ("ham", "spam")]
+    base.with_name("messages.tsv").write_text("\n".join(lines))
+    words = ("experiment=classify", f"init_from={base}", f"data.path={base.with_name('messages.tsv')}", "batch_size=4")
+    short = ("max_steps=4", "context_length=16", "trainer.precision=32-true", "optimizer=adamw")
+    sharded, whole = (run(*short, *STRATEGIES[name], start=words) for name in ("fsdp2", "ddp"))
+    assert summary(sharded)["test_texts"] == summary(whole)["test_texts"] > 0
+    assert summary(sharded)["test_accuracy"] == summary(whole)["test_accuracy"]
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
 def test_a_step_that_is_not_finite_is_skipped_on_all_ranks(run: Run) -> None:
     spoilt = ("+callbacks.spoilt={_target_: accidents.InfiniteGradient, step: 2}", "on_nonfinite=skip", UNCLIPPED)
     sharded, whole = (run(*STRATEGIES[name], *spoilt) for name in ("fsdp2", "ddp"))

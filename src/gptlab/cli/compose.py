@@ -105,7 +105,8 @@ def with_implied_choices(arguments: list[str]) -> list[str]:
     if "data.path" not in keys or keys & {"data", "experiment"}:
         return arguments
     if "resume" in keys and "resume=auto" not in arguments:
-        return [f"++{argument}" if argument.startswith("data.path=") else argument for argument in arguments]
+        own = ("data.path=", "data.val_path=")
+        return [f"++{argument}" if argument.startswith(own) else argument for argument in arguments]
     return ["data=text", *arguments]
 
 

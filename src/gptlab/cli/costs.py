@@ -91,6 +91,8 @@ class Costs:
             one._set({**self._config, "model": {**settings, "n_layers": n_layers}})
             counted.append((one.memory(self.rows, is_sharded=is_sharded)["all"], parameters_of(one.model())))
         (memory, n), (memory_more, n_more) = counted
+        if memory_more <= memory:
+            return None
         further = (has - memory) // (memory_more - memory)
         return (FEW_LAYERS + further, n + further * (n_more - n)) if further > -FEW_LAYERS else None
 

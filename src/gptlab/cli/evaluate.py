@@ -136,12 +136,13 @@ def _measure_text(text: TextWindows, loaded: Loaded, settings: EvaluationSetting
     start, stop = text.evaluated(corpus)
     try:
         windows = EvalWindows(corpus.tokens[start:stop], context_length=context_length, stride=stride)
+        examples = text.by_document(windows, corpus.tokenizer)
     except ValueError as error:
         raise UserError(f"{text.name}: {error}") from None
     batches = np.split(np.arange(len(windows)), range(settings.batch_size, len(windows), settings.batch_size))
     began = time.monotonic()
     with progress_line("evaluating", len(windows.tokens) - 1, unit="tokens") as show:
-        for loss in running_loss(loaded.model, map(windows.batch, batches)):
+        for loss in running_loss(loaded.model, map(examples.batch, batches)):
             show(loss.count, f"loss {loss.mean:.3f}")
     seconds = time.monotonic() - began
     n_bytes = corpus.n_bytes(start + 1, stop)

@@ -19,7 +19,8 @@ from gptlab.sweep.space import CASE
 FREE_TEXT = {
     *("prompt", "stop", "checkpoint", "resume", "resume_sweep", "run_dir", "to", "init_from", "task", "runs", "ngram"),
     *("text", "path", "base", "column"),
-    *("hydra.sweeper.ngram", "callbacks.samples.prompt", "callbacks.attention.prompt", "data.path", "data.cache_dir"),
+    *("hydra.sweeper.ngram", "callbacks.samples.prompt", "callbacks.attention.prompt"),
+    *("data.path", "data.val_path", "data.cache_dir"),
 }
 REPEATABLE = {"prompt", "stop", "task", "runs", "text"}
 """Given several times, these make a list; any other key's last value counts."""

@@ -106,7 +106,7 @@ def _report(jobs: Preparation, numbers: list[int], seconds: float, settings: Pre
     if made := sum(records[n]["train_tokens"] + records[n]["val_tokens"] for n in numbers if n in records):
         print(f"{made:,} tokens in {seconds:,.1f} s: {made / seconds:,.0f} tokens/s")
     if len(records) < len(jobs.files):
-        print(f"{len(records):,} of {len(jobs.files):,} files are prepared; the rest is for other shards")
+        print(f"{len(records):,} of {len(jobs.files):,} files are prepared; the rest is for other shards or processes")
         return
     names = ("documents", "bytes", "train_tokens", "val_tokens")
     documents, n_bytes, train, val = (sum(record[name] for record in records.values()) for name in names)
@@ -115,7 +115,7 @@ def _report(jobs: Preparation, numbers: list[int], seconds: float, settings: Pre
     longest = max(record["longest_document"] for record in records.values())
     shortest = min(record[name] for record in records.values() for name in names[2:] if record[name])
     print(f"{documents:,} documents, {n_bytes:,} bytes, {train + val:,} tokens ({val:,} for validation)")
-    print(f"longest document {longest:,} tokens; shortest shard {shortest:,}, so context_length < {shortest:,}")
+    print(f"longest document {longest:,} tokens; shortest shard {shortest:,} tokens")
     words = {"data": "shards", "data.path": shortened(jobs.to)} | ({} if val else {"data.val_path": "<shards>"})
     source = {"tokenizer": "gpt2"} if settings.checkpoint is None else {"init_from": settings.checkpoint}
     print(f"\nnext:\n  {command_line('train', **words, **source)}")

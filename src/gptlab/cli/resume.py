@@ -25,7 +25,8 @@ log = logging.getLogger("gptlab")
 CHANGEABLE = (
     *("max_steps", "validate_every", "save_every", "log_every", "micro_batch_size", "on_nonfinite"),
     *("schedule.total_steps", "compile", "activation_checkpointing"),
-    *("data.path", "data.num_workers", "data.cache_dir", "check_device", "trainer", "logger", "callbacks"),
+    *("data.path", "data.val_path", "data.num_workers", "data.cache_dir"),
+    *("check_device", "trainer", "logger", "callbacks"),
 )
 """Keys and whole groups that leave what is trained alone."""
 OF_THE_COMMAND = ("run_dir", "resume", "resume_sweep", "trust")

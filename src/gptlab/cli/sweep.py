@@ -46,7 +46,7 @@ DEFAULT_DIR = "outputs/multirun/${now:"
 """How hydra.sweep.dir begins in conf/train.yaml: any other value was set by the user."""
 OF_THIS_SESSION = ("run_dir=", "resume_sweep=", "hydra.sweep.dir=")
 """Arguments of a sweep that its trials do not get."""
-PATHS = ("data.path", "data.cache_dir", "init_from")
+PATHS = ("data.path", "data.val_path", "data.cache_dir", "init_from")
 N_EXAMPLES = 32
 """Random trials that are checked before a search space is refused."""
 

@@ -163,6 +163,9 @@ def _announce(
     ranks = f"{hardware.n_ranks} x {hardware.accelerator}" if hardware.n_ranks > 1 else hardware.accelerator
     if state.checkpoint is not None:
         log.info("resuming from step %s of %s", f"{state.steps:,}", f"{module.config['max_steps']:,}")
+        factor, n_steps = build.part(module.config, "schedule"), module.config["max_steps"]
+        if state.steps < n_steps and factor(state.steps) == factor(n_steps - 1) == 0:
+            log.warning("the schedule has ended, so the learning rate is 0: schedule.total_steps=<steps> moves its end")
     elif start is not None:
         log.info("starting from %s, with %s positions (context_length)", start.name, f"{module.model.context_length:,}")
     if module.model.generates and not module.model.causal:

@@ -15,6 +15,7 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
+from filelock import FileLock, Timeout
 
 from gptlab.data.base import Piece
 from gptlab.data.shard_formats import HEADER, llm_c_header
@@ -26,6 +27,7 @@ from gptlab.files import write_json
 from gptlab.tokenizer import Tokenizer
 
 SOURCES = (*SUFFIXES, ".jsonl", ".jsonl.gz", ".jsonl.zst", ".parquet")
+MOST_TOKENS = (1 << 31) - 1  # the header's number is an int32
 BATCH = 1 << 18  # characters that are encoded at once
 
 
@@ -51,14 +53,13 @@ class Preparation:
         self.to, self.column, self.tokenizer = Path(to).expanduser(), column, tokenizer
         self.files = find_files(path, SOURCES, key="path")
         if others := [file for file in self.files if not file.name.endswith(SOURCES)]:
-            raise UserError(f"path={path}: {others[0]} must end in {', '.join(SOURCES)}")
+            raise UserError(f"{others[0]} must end in {', '.join(SOURCES)}")
         if self.to.exists() and not self.to.is_dir():
             raise UserError(f"to={to} is a file: name a directory")
         self.dtype = np.dtype("<u2" if tokenizer.vocab_size <= 1 << 16 else "<u4")
         state = hashlib.sha256(json.dumps(tokenizer.state()).encode()).hexdigest()
         self.settings: dict[str, Any] = {
             "path": str(Path(path).expanduser().absolute()),
-            "column": column,
             "val_fraction": val_fraction,
             "tokenizer": [type(tokenizer).__qualname__, state],
         }
@@ -76,17 +77,31 @@ class Preparation:
         return record if sizes == shards and record.items() >= self._settings(number).items() else None
 
     def make(self, number: int, report: Callable[[int], None]) -> int:
-        """Do a job; returns the number of tokens, and calls `report` with it from time to time.
+        """Do a job; returns the number of tokens, and calls `report` with it from time to time. Another process may.
 
         Raises UserError if the file cannot be used.
         """
         self.to.mkdir(parents=True, exist_ok=True)
-        self._remove(number)
+        lock = FileLock(self.to / f".corpus_{number:06d}.lock")
+        try:
+            with lock.acquire(timeout=0):
+                try:
+                    return 0 if self.record(number) is not None else self._make(number, report)
+                finally:
+                    Path(lock.lock_file).unlink(missing_ok=True)
+        except Timeout:  # another process makes it
+            return 0
+
+    def _make(self, number: int, report: Callable[[int], None]) -> int:
+        """What another job has left is removed; earlier shards stay until there are new ones."""
+        for left in self.to.glob(f".corpus_{number:06d}.*/"):
+            shutil.rmtree(left, ignore_errors=True)
         settings = self._settings(number)
         with TemporaryDirectory(prefix=f".corpus_{number:06d}.", dir=self.to) as partial:
             statistics = self._write(self.files[number], Path(partial), report)
             if settings != self._settings(number):
                 raise UserError(f"{self.files[number]} has changed while it was read: start again")
+            self._remove(number)
             shards = {}
             for part in ("train", "val"):
                 if statistics[f"{part}_tokens"]:
@@ -99,15 +114,15 @@ class Preparation:
         return self.to / f"corpus_{number:06d}.json"
 
     def _settings(self, number: int) -> dict[str, Any]:
-        return {**self.settings, "source": file_stamps([self.files[number]])[0]}
+        file = self.files[number]
+        of_tables = {} if file.name.endswith(SUFFIXES) else {"column": self.column}
+        return {**self.settings, **of_tables, "source": file_stamps([file])[0]}
 
     def _remove(self, number: int) -> None:
-        """Remove what a job has written, done or killed; the record first."""
+        """Remove what a job has written; the record first."""
         self._record(number).unlink(missing_ok=True)
         for part in ("train", "val"):
             (self.to / f"corpus_{part}_{number:06d}.bin").unlink(missing_ok=True)
-        for left in self.to.glob(f".corpus_{number:06d}.*"):
-            shutil.rmtree(left, ignore_errors=True)
 
     def _write(self, file: Path, place: Path, report: Callable[[int], None]) -> dict[str, int]:
         """Write all tokens to `train`, and move the last ones to `val`. Returns the statistics of the file."""
@@ -123,6 +138,8 @@ class Preparation:
                 begins = np.append(begun, n_tokens + np.flatnonzero(ids == self.tokenizer.eot))
                 longest, begun = max(longest, int(np.diff(begins).max(initial=0))), int(begins[-1])
                 documents, n_tokens = documents + len(begins) - 1, n_tokens + len(ids)
+                if n_tokens > MOST_TOKENS:
+                    raise UserError(f"{file} has more than {MOST_TOKENS:,} tokens, the most of a shard: cut it in two")
                 n_bytes += len("".join(texts).encode("utf-8", "surrogatepass"))
                 report(n_tokens)
             n_val = int(n_tokens * self.settings["val_fraction"])

@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from platformdirs import user_cache_path
 
 from gptlab.data.base import Examples, PreparedData, Progress, TokenizerFactory
@@ -22,6 +23,7 @@ from gptlab.data.text_windows import file_stamps, first_words
 from gptlab.data.windowed import Windowed
 from gptlab.errors import UserError
 from gptlab.objective import Batch
+from gptlab.objective.base import IGNORED
 from gptlab.tokenizer import Tokenizer
 from gptlab.tokenizer.char import CharTokenizer
 
@@ -72,9 +74,10 @@ class Shards(Windowed):
             self.train = [shard for shard in shards if not shard.is_validation]
         for role, found in {"training": self.train, "validation": self.val}.items():
             if not found:
-                raise UserError(
-                    f"data.path={path}: none of its files is for {role}; name data.val_path=<file or pattern>"
+                advice = (
+                    "name data.val_path=<file or pattern>" if val_path is None else "data.val_path takes all of them"
                 )
+                raise UserError(f"data.path={path}: none of its files is for {role}; {advice}")
         self.end_token = self.train[0].end_token
         kinds = {(shard.kind, shard.dtype): shard.path for shard in (*self.train, *self.val)}
         if len(kinds) > 1:
@@ -86,7 +89,8 @@ class Shards(Windowed):
     ) -> PreparedData:
         """Raises UserError also if a token is not in the vocabulary, or all shards are too short for a window."""
         tokenizer = self._tokenizer(tokenizer)
-        train_shards, val_shards = (_long_enough(part, context_length) for part in (self.train, self.val))
+        train_shards = _long_enough(self.train, context_length + 1)
+        val_shards = _long_enough(self.val, 2)  # a short one is a short window
         shards = [*train_shards, *val_shards]
         contents = list(_contents(shards, self.cache))
         for shard, content in zip(shards, contents, strict=True):
@@ -126,7 +130,7 @@ class Shards(Windowed):
     def _bytes_per_token(self, tokenizer: Tokenizer, shards: list[Shard], contents: list[Content]) -> float | None:
         """UTF-8 bytes of a validation target, counted once for each vocabulary and content."""
         lengths = tokenizer.byte_lengths
-        if lengths is None:
+        if lengths is None or not self.first_token_loss:  # of which tokens the bytes would be is not counted
             return None
 
         def count() -> str:
@@ -139,7 +143,7 @@ class Shards(Windowed):
 
 
 class Joined:
-    """The examples of several parts as those of one, whose batches have the same shape.
+    """The examples of several parts as those of one. Shorter windows than others in a batch are padded on the right.
 
     `files` are memory-mapped. What was read from them counts as memory of this process until it is given back.
     """
@@ -164,8 +168,13 @@ class Joined:
             self._n_mapped = 0
             for file in self.files:
                 file.release()
-        places = torch.from_numpy(np.argsort(order))
-        return tuple(torch.cat(tensors)[places] for tensors in zip(*batches, strict=True))
+        places, n = torch.from_numpy(np.argsort(order)), max(batch[0].shape[1] for batch in batches)
+        padding = (0, IGNORED, 0)  # of inputs, targets and document numbers
+        parts = zip(zip(*batches, strict=True), padding, strict=False)
+        return tuple(
+            torch.cat([F.pad(tensor, (0, n - tensor.shape[1]), value=value) for tensor in tensors])[places]
+            for tensors, value in parts
+        )
 
 
 def _find(path: str, *, key: str) -> list[Path]:
@@ -180,14 +189,14 @@ def _find(path: str, *, key: str) -> list[Path]:
     return sorted(files)
 
 
-def _long_enough(shards: list[Shard], context_length: int) -> list[Shard]:
-    """Those with a window at least. UserError if there is none."""
-    found = [shard for shard in shards if shard.n_tokens > context_length]
+def _long_enough(shards: list[Shard], least: int) -> list[Shard]:
+    """Those with so many tokens, which make a window. UserError if there is none."""
+    found = [shard for shard in shards if shard.n_tokens >= least]
     if not found:
         longest = max(shards, key=lambda shard: shard.n_tokens)
         raise UserError(
-            f"{longest.path} has {longest.n_tokens:,} tokens: one window takes context_length + 1 = "
-            f"{context_length + 1:,}"
+            f"no shard has the {least:,} tokens of one window and its target; the longest, {longest.path}, has "
+            f"{longest.n_tokens:,}: use a smaller context_length"
         )
     if len(found) < len(shards):
         n = len(shards) - len(found)

@@ -73,10 +73,12 @@ def stream_texts(file: Path, column: str) -> Iterator[str]:
         for number, columns in _stream(file, column):
             if not isinstance(columns, dict):
                 raise UserError(f"{file}, row {number} is no object with named columns")
-            if column not in columns or str(columns[column] or "").strip():
+            value = columns.get(column, "none")
+            if value is not None and (not isinstance(value, str) or value.strip()):
                 yield Row(f"{file}, row {number}", columns).text(column)
     except (OSError, ValueError) as error:
-        raise UserError(f"{file}, after row {number:,}: {error}") from None
+        reason = error.msg if isinstance(error, json.JSONDecodeError) else error
+        raise UserError(f"{file}, after row {number:,}: {reason}") from None
 
 
 def _stream(file: Path, column: str | None = None) -> Iterator[tuple[int, Any]]:

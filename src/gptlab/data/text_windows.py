@@ -86,7 +86,7 @@ class TextWindows(Windowed):
             train=self.training_windows(train, context_length, corpus.tokenizer),
             val=self.validation_windows(val, context_length, corpus.tokenizer),
             test=None,
-            val_bytes_per_token=None if n_val_bytes is None else n_val_bytes / (len(val) - 1),
+            val_bytes_per_token=n_val_bytes / (len(val) - 1) if n_val_bytes and self.first_token_loss else None,
             prompt=self.prompt or first_words(val, corpus.tokenizer),
         )
 

@@ -18,7 +18,8 @@ class Windowed(Data):
         num_workers: processes that gather training batches; 0 for none.
         cache_dir: where what was read once is kept; None for the user's cache directory.
         document_mask: attention stays within a document, and positions begin anew in each; the mask costs time.
-        first_token_loss: whether the first token of a document is a target, with document_mask.
+        first_token_loss: whether a document's first token (a leading end-of-text token is one) is a target, with
+            document_mask: the input before it is of another document.
 
     Attributes:
         end_token: whether the end-of-text token stands before each document or after it.
@@ -49,14 +50,15 @@ class Windowed(Data):
     def training_windows(self, tokens: np.ndarray, context_length: int, tokenizer: Tokenizer) -> Examples:
         """Windows of tokens (n_tokens,). Raises UserError if documents cannot be told apart."""
         windows = WindowDataset(tokens, context_length=context_length, stride=self.stride or context_length)
-        return self._by_document(windows, tokenizer)
+        return self.by_document(windows, tokenizer)
 
     def validation_windows(self, tokens: np.ndarray, context_length: int, tokenizer: Tokenizer) -> Examples:
         """Each token is a target once."""
         windows = EvalWindows(tokens, context_length=context_length, stride=context_length)
-        return self._by_document(windows, tokenizer)
+        return self.by_document(windows, tokenizer)
 
-    def _by_document(self, windows: WindowDataset | EvalWindows, tokenizer: Tokenizer) -> Examples:
+    def by_document(self, windows: WindowDataset | EvalWindows, tokenizer: Tokenizer) -> Examples:
+        """The windows with the documents of their tokens, if there is a mask."""
         if not self.document_mask:
             return windows
         if tokenizer.eot is None:

@@ -46,7 +46,8 @@ class DocumentWindows:
         windows: a WindowDataset or EvalWindows.
         eot: id of the end-of-text token.
         leads: whether it stands before each document, as in llm.c's shards, or after it, as in gptlab's own.
-        first_token_loss: whether the first token of a document is a target: what stands before it tells little of it.
+        first_token_loss: whether a target may be in another document than its input: its first token, which is the
+            end-of-text token if that leads.
 
     >>> windows = WindowDataset(np.array([1, 2, 0, 3, 4]), context_length=4, stride=4)
     >>> DocumentWindows(windows, eot=0, leads=False, first_token_loss=False).batch(np.array([0]))
@@ -57,6 +58,10 @@ class DocumentWindows:
     eot: int
     leads: bool
     first_token_loss: bool
+
+    @property
+    def tokens(self) -> np.ndarray:
+        return self.windows.tokens
 
     def __len__(self) -> int:
         return len(self.windows)

@@ -45,8 +45,9 @@ def running_loss(model: LanguageModel, batches: Iterable[Batch]) -> Iterator[Tex
     A target of -100 does not count. Cross-entropy is taken in float32 and summed in double precision.
     """
     total, count = 0.0, 0
-    for inputs, targets in batches:
-        for losses in at_targets(model, inputs, targets, partial(F.cross_entropy, reduction="none")):  # (n,)
+    measure = partial(F.cross_entropy, reduction="none")
+    for inputs, targets, *documents in batches:  # their numbers, if attention stays within them
+        for losses in at_targets(model, inputs, targets, measure, *documents):  # (n,)
             total += float(losses.cpu().double().sum())
             count += len(losses)
         yield TextLoss(total, count)
@@ -54,13 +55,18 @@ def running_loss(model: LanguageModel, batches: Iterable[Batch]) -> Iterator[Tex
 
 @torch.inference_mode()
 def at_targets(
-    model: LanguageModel, inputs: Tensor, targets: Tensor, measure: Callable[[Tensor, Tensor], M]
+    model: LanguageModel,
+    inputs: Tensor,
+    targets: Tensor,
+    measure: Callable[[Tensor, Tensor], M],
+    documents: Tensor | None = None,
 ) -> list[M]:
     """Measure the logits of targets that count, row by row, few at a time, so that memory stays bounded.
 
     Args:
         inputs, targets: (B, T); if a target is -100, its logits are not computed.
         measure: called for each chunk with logits (n, V) in float32 and targets (n,), on the model's device.
+        documents: (B, T), the number of each token's document, as in the model's contract.
     """
     inputs, targets = inputs.to(model.device), targets.to(model.device)
     counts = targets != IGNORED  # (B, T)
@@ -70,4 +76,5 @@ def at_targets(
         chunks = zip(hidden[counts].split(at_once), targets[counts].split(at_once), strict=True)
         return [measure(head(some).float(), wanted) for some, wanted in chunks]
 
-    return model(inputs, reduce=reduce)
+    context = {} if documents is None else {"documents": documents.to(model.device)}
+    return model(inputs, reduce=reduce, **context)

@@ -50,8 +50,10 @@ def resolve(trainer: dict[str, Any]) -> Hardware:
     is_ddp = str(strategy).startswith("ddp") and not strategy.endswith(("spawn", "fork", "notebook"))
     if strategy not in ("auto", SHARDED) and not is_ddp:
         raise UserError(f"trainer.strategy={strategy} must be auto, ddp or {SHARDED}")
-    if strategy == SHARDED and (device == "mps" or str(precision).startswith("16")):
-        raise UserError(f"trainer.strategy={SHARDED} is for CUDA and the CPU, in fp32 or bf16")
+    if strategy == SHARDED and device == "mps":
+        raise UserError(f"trainer.strategy={SHARDED} is for CUDA and the CPU: Apple's GPU is alone in its machine")
+    if strategy == SHARDED and str(precision).startswith("16"):
+        raise UserError(f"trainer.precision={precision} is not possible with {SHARDED}: use bf16-mixed or 32-true")
     n_devices = _count(trainer["devices"], device)
     name = default_precision(device) if precision is None else SHORT_PRECISIONS.get(str(precision), str(precision))
     if name not in possible_precisions(device):

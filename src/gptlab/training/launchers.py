@@ -8,7 +8,7 @@ SIZES = {"torchrun": ("WORLD_SIZE", "LOCAL_WORLD_SIZE"), "srun": ("SLURM_NTASKS"
 """Variables with the number of processes in all, and on each node."""
 
 
-def launcher() -> str | None:
+def started_by() -> str | None:
     """The program that started this process as one of several; None if Lightning starts the others, if any.
 
     A shell in a SLURM job hands on the job's variables. SLURM calls such a step `bash` or `interactive`.
@@ -22,11 +22,11 @@ def launcher() -> str | None:
 
 def check_launcher(*, n_ranks: int, n_nodes: int) -> None:
     """Raises UserError if a launcher has started other numbers of processes than the run is to have."""
-    if (name := launcher()) is None:
+    if (name := started_by()) is None:
         return
     started = [os.environ.get(variable, "?") for variable in SIZES[name]]
     if started != [str(n_ranks), str(n_ranks // n_nodes)]:
         raise UserError(
-            f"{name} has started {started[0]} processes ({SIZES[name][1]}: {started[1]}), and the run has {n_ranks}: "
-            f"trainer.devices={n_ranks // n_nodes} on each node, trainer.num_nodes={n_nodes}; make them equal"
+            f"{name} has started {started[0]} processes ({SIZES[name][1]}: {started[1]}), and the run has "
+            f"trainer.devices={n_ranks // n_nodes} on each node and trainer.num_nodes={n_nodes}: change one of them"
         )

@@ -24,7 +24,7 @@ def memory_of_rank(kinds: dict[str, int], model: LanguageModel, *, n_ranks: int,
     blocks = [_nbytes(block) for block in blocks_of(model)]
     around = _nbytes(model) - sum(blocks)
     parts = {kind: -(-size // n_ranks) if kind in LIKE_WEIGHTS else size for kind, size in kinds.items()}
-    parts["whole blocks"] = 2 * around + 3 * max(blocks, default=0)
+    parts["gathered"] = 2 * around + 3 * max(blocks, default=0)
     return {**parts, "all": sum(size for kind, size in parts.items() if kind != "all")}
 
 

@@ -67,21 +67,21 @@ class ShardedStrategy(ModelParallelStrategy):
 
     def load_model_state_dict(self, checkpoint: Mapping[str, Any], strict: bool = True) -> None:
         own = self._module.state_dict()
-        parts = {name: _part(value, own.get(name)) for name, value in checkpoint["state_dict"].items()}
+        parts = {name: _sharded_like(value, own.get(name)) for name, value in checkpoint["state_dict"].items()}
         self._module.load_state_dict(parts, strict=strict)
 
     def load_optimizer_state_dict(self, checkpoint: Mapping[str, Any]) -> None:
-        for optimizer, whole in zip(map(_own, self.optimizers), checkpoint["optimizer_states"], strict=True):
+        for optimizer, whole in zip(map(_unwrapped, self.optimizers), checkpoint["optimizer_states"], strict=True):
             weights = [weight for group in optimizer.param_groups for weight in group["params"]]
             parts = {
-                number: {name: _part(value, weights[number]) for name, value in values.items()}
+                number: {name: _sharded_like(value, weights[number]) for name, value in values.items()}
                 for number, values in whole["state"].items()
             }
             optimizer.load_state_dict({**whole, "state": parts})
 
     def optimizer_state(self, optimizer: torch.optim.Optimizer) -> dict[str, Any]:
         """Whole, on rank 0. Parameters are numbered in the order of the groups, as torch's own optimizers do."""
-        optimizer = _own(optimizer)
+        optimizer = _unwrapped(optimizer)
         state: dict[str, Any] = get_optimizer_state_dict(self._module, optimizer, options=WHOLE)
         if not self.is_global_zero:
             return {}
@@ -96,11 +96,11 @@ class ShardedStrategy(ModelParallelStrategy):
         return self.model
 
 
-def _own(optimizer: Any) -> torch.optim.Optimizer:
+def _unwrapped(optimizer: Any) -> torch.optim.Optimizer:
     return optimizer.optimizer if isinstance(optimizer, LightningOptimizer) else optimizer
 
 
-def _part(whole: Any, like: Tensor | None) -> Any:
+def _sharded_like(whole: Any, like: Tensor | None) -> Any:
     """This rank's part of a tensor that is sharded as another one of its shape is; anything else as it is."""
     if not isinstance(like, DTensor) or isinstance(whole, DTensor) or getattr(whole, "shape", None) != like.shape:
         return whole

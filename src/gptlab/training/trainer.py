@@ -14,7 +14,7 @@ from lightning.pytorch.plugins.environments import ClusterEnvironment, Lightning
 from gptlab.files import give_name, whole_file
 from gptlab.training.callbacks.checkpoints import Checkpoints
 from gptlab.training.devices import Hardware
-from gptlab.training.launchers import launcher
+from gptlab.training.launchers import started_by
 from gptlab.training.log import quiet_lightning
 from gptlab.training.run_files import LAST, PREVIOUS
 
@@ -63,9 +63,9 @@ def make_trainer(
 
         further["strategy"] = ShardedStrategy(hardware.n_ranks)
     environment: list[ClusterEnvironment] = []
-    if launcher() == "srun":
+    if started_by() == "srun":
         environment = [SLURMEnvironment(auto_requeue=False)]  # resume=auto replaces it
-    elif SLURMEnvironment.detect() and launcher() is None:  # Lightning starts the ranks of a job with one task
+    elif SLURMEnvironment.detect() and started_by() is None:  # Lightning starts the ranks of a job with one task
         environment = [LightningEnvironment()]
     return trainer(
         accelerator=hardware.accelerator,

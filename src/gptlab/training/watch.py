@@ -131,7 +131,12 @@ def _run_hub(server: socket.socket, token: str, rank_0: str, n_ranks: int) -> No
     with server, selectors.DefaultSelector() as selector:
         server.settimeout(CONNECT)
         while len(ranks) < n_ranks:
-            connection, _ = server.accept()
+            try:
+                connection, _ = server.accept()
+            except TimeoutError:
+                ends.append((True, "a rank has not connected to the first one"))
+                deadline = 0
+                break
             connection.settimeout(CONNECT)
             its_token, _, name = _receive(connection).strip().partition(" ")
             if secrets.compare_digest(its_token.encode(), token.encode()):

@@ -35,7 +35,9 @@ class AttentionMaps(L.Callback):
         self._ids = ids[: min(MAX_TOKENS, module.model.context_length)]
 
     def on_validation_end(self, trainer: L.Trainer, module: Any) -> None:
-        """All ranks compute: those of a sharded model do it together. The first one draws."""
+        """The first rank draws. All of a sharded model compute together."""
+        if not (trainer.is_global_zero or hasattr(trainer.strategy, "shard")):
+            return
         boards = [logger for logger in trainer.loggers if isinstance(logger, TensorBoardLogger)]
         if not boards or not self._has_attention:
             return

@@ -41,7 +41,9 @@ class Samples(L.Callback):
         self._prompt_ids = prompt_ids(self.prompt, module, key="callbacks.samples.prompt")
 
     def on_validation_end(self, trainer: L.Trainer, module: Any) -> None:
-        """All ranks generate: those of a sharded model compute together. The first one shows it."""
+        """The first rank generates, and all of a sharded model, which compute together."""
+        if not (trainer.is_global_zero or hasattr(trainer.strategy, "shard")):
+            return
         if not math.isfinite(module.metrics["val/loss"]):
             return  # nan logits cannot be sampled from
         tokenizer, ids = module.data.tokenizer, self._prompt_ids

@@ -6,7 +6,6 @@ from typing import Any
 import lightning as L
 import numpy as np
 import torch
-from lightning.pytorch.utilities.rank_zero import rank_zero_only
 from torch import Tensor
 
 from gptlab.data.loader import OrderedBatches
@@ -27,15 +26,16 @@ class TestSplit(L.Callback):
     def __init__(self, *, directory: str) -> None:
         self.directory = Path(directory)
 
-    @rank_zero_only
     def on_fit_end(self, trainer: L.Trainer, module: Any) -> None:
-        """The run is over, so the module may keep the weights of best.ckpt."""
+        """The run is over, so the module may keep the weights of best.ckpt. All of a sharded model compute together."""
+        if not (trainer.is_global_zero or hasattr(trainer.strategy, "shard")):
+            return
         best, data = self.directory / "checkpoints" / BEST, module.data
         if data.test is None:
             return
         if best.is_file():
             weights = torch.load(best, map_location="cpu", weights_only=True, mmap=True)["state_dict"]
-            module.load_state_dict(weights, strict=False)
+            trainer.strategy.load_model_state_dict({"state_dict": weights}, strict=False)
         module.to(trainer.strategy.root_device).eval()
         batches = OrderedBatches(data.test, rows=BATCH, rank=0, n_ranks=1)
         with trainer.precision_plugin.forward_context():
@@ -49,7 +49,8 @@ class TestSplit(L.Callback):
             "test_balanced_accuracy": float((counts.diagonal() / n_of)[n_of > 0].mean()),
             "test_confusion": dict(zip(data.labels, rows, strict=True)),
         }
-        draw_confusion(counts, data.labels, self.directory / "confusion.png")
+        if trainer.is_global_zero:
+            draw_confusion(counts, data.labels, self.directory / "confusion.png")
 
 
 def draw_confusion(counts: Tensor, labels: list[str], picture: Path) -> None:
