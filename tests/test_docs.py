@@ -107,9 +107,9 @@ def test_the_script_for_slurm_requeues_until_the_run_is_finished(
     for name, line in {"srun": f'echo "$@"; exit {status}', "scontrol": 'echo "scontrol $@"'}.items():
         (workplace / name).write_text(f"#!/bin/bash\n{line}\n")
         (workplace / name).chmod(0o755)
-    job = {"SLURM_JOB_ID": "4711", "SLURM_NTASKS_PER_NODE": "4", "SLURM_NNODES": "2", "SLURM_SUBMIT_DIR": "/home/me"}
+    job = {"SLURM_JOB_ID": "4711", "SLURM_NTASKS_PER_NODE": "4", "SLURM_NNODES": "2", "SLURM_SUBMIT_DIR": "/shared/me"}
     job |= {"PATH": f"{workplace}:{os.environ['PATH']}", "SLURM_RESTART_COUNT": str(restarts)}
     result = subprocess.run(["bash", "-c", script], env=job, capture_output=True, text=True, check=False)
     assert result.returncode == status
-    assert "run_dir=/home/me/runs/mine trainer=ddp trainer.devices=4 trainer.num_nodes=2 " in result.stdout
+    assert "run_dir=/shared/me/runs/mine trainer=ddp trainer.devices=4 trainer.num_nodes=2 " in result.stdout
     assert ("scontrol requeue 4711" in result.stdout) is is_requeued
