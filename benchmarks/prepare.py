@@ -59,6 +59,8 @@ def tokenizer() -> object:
 
 def make(place: str, number: int) -> harness.Numbers:
     work = jobs(place)
+    for done in work.to.glob(f"corpus*{number:06d}.*"):  # of an earlier round
+        done.unlink()
     began = time.perf_counter()
     work.make(number, lambda n: None)
     return {"tokens": work.record(number)["train_tokens"], "seconds": time.perf_counter() - began}

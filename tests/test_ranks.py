@@ -172,7 +172,7 @@ def test_torchrun_on_two_nodes(workplace: Path, trainer: str) -> None:
     if trainer == "ddp":
         statuses, out, _ = nodes("trainer.num_nodes=1", "run_dir=other")
         assert statuses == [1, 1], "torchrun's own"
-        assert "torchrun has started 4 processes (LOCAL_WORLD_SIZE: 2), and the run has 2" in out
+        assert "torchrun has started 4 processes (LOCAL_WORLD_SIZE: 2), and the run has trainer.devices=2 on" in out
         assert not (workplace / "other").exists()
 
 
