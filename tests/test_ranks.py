@@ -85,7 +85,7 @@ def test_the_others_name_a_rank_that_was_killed_and_one_rank_sees_the_same_batch
     gptlab: Callable[..., Result], workplace: Path
 ) -> None:
     same = (*EXACT, "model.dropout=0")
-    statuses, out, seconds = ends(start(*TRAIN, *same, *ranks("ddp"), accident("kill", 1, "on_train_batch_start", 4)))
+    statuses, out, seconds = ends(start(*TRAIN, *same, *ranks("fsdp2"), accident("kill", 1, "on_train_batch_start", 4)))
     assert statuses == [1], out
     assert f"failed at step 4: rank 1 on {HOST} has died\n" in out
     assert "Traceback" not in out

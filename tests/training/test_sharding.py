@@ -80,6 +80,8 @@ def assert_equal(one: Path, other: Path, tolerance: float) -> None:
             assert float(row[name] or 0) == pytest.approx(float(expected[name] or 0), rel=max(tolerance, 1e-6))
 
 
+@pytest.mark.slow
+@pytest.mark.timeout(900)
 def test_a_sharded_run_trains_and_its_checkpoint_is_like_any_other(run: Run, gptlab: Callable[..., Result]) -> None:
     directory = run(*STRATEGIES["fsdp2"])
     assert summary(directory)["status"] == "finished"
