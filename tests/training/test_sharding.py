@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from conftest import POEM, ROOT, START, TINY, Result
 from gptlab.cli import costs, parts
@@ -154,6 +155,20 @@ def test_a_sharded_classifier_measures_its_test_split(run: Run) -> None:
     sharded, whole = (run(*short, *STRATEGIES[name], start=words) for name in ("fsdp2", "ddp"))
     assert summary(sharded)["test_texts"] == summary(whole)["test_texts"] > 0
     assert summary(sharded)["test_accuracy"] == summary(whole)["test_accuracy"]
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_sharded_ranks_show_the_attention_that_whole_ones_show(run: Run) -> None:
+    pictures = []
+    for name in ("fsdp2", "ddp"):
+        events = EventAccumulator(
+            str(run("callbacks=attention", "callbacks.curves=null", *STRATEGIES[name], UNCLIPPED))
+        )
+        events.Reload()
+        pictures.append([image.encoded_image_string for image in events.Images("attention")])
+    assert len(pictures[0]) == 2
+    assert pictures[0] == pictures[1]
 
 
 @pytest.mark.slow

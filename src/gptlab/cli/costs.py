@@ -15,7 +15,7 @@ from gptlab.training.cost import flops_per_token, step_memory
 from gptlab.training.devices import SHARDED, Hardware
 from gptlab.training.machine import memory_bytes, peak_flops, resident_bytes
 from gptlab.training.module import TrainingModule
-from gptlab.training.rank_cost import bytes_sent, memory_of_rank, parameters_of
+from gptlab.training.rank_cost import bytes_sent, memory_of_rank
 
 log = logging.getLogger("gptlab")
 
@@ -89,7 +89,9 @@ class Costs:
         for n_layers in (FEW_LAYERS, FEW_LAYERS + 1):
             one = copy(self)
             one._set({**self._config, "model": {**settings, "n_layers": n_layers}})
-            counted.append((one.memory(self.rows, is_sharded=is_sharded)["all"], parameters_of(one.model())))
+            counted.append(
+                (one.memory(self.rows, is_sharded=is_sharded)["all"], sum(map(torch.numel, one.model().parameters())))
+            )
         (memory, n), (memory_more, n_more) = counted
         if memory_more <= memory:
             return None
@@ -97,7 +99,7 @@ class Costs:
         return (FEW_LAYERS + further, n + further * (n_more - n)) if further > -FEW_LAYERS else None
 
     def bytes_sent(self, *, is_sharded: bool) -> int:
-        """Of each rank in a step."""
+        """Bytes that each rank sends in a step."""
         n = self._share // self.rows
         return bytes_sent(self.model(), n_ranks=self._hardware.n_ranks, is_sharded=is_sharded, n_micro_batches=n)
 

@@ -18,6 +18,7 @@ from gptlab.cli.explain import command_line
 from gptlab.cli.load import load_or_newest
 from gptlab.cli.progress import progress_line
 from gptlab.cli.report import shortened
+from gptlab.data.base import published
 from gptlab.data.preparation import Preparation
 from gptlab.errors import UserError
 from gptlab.signals import END_OF_PROCESS, leave, signal_handler
@@ -68,10 +69,10 @@ main = partial(run_command, prepare, config_name="prepare")
 def _tokenizer(settings: PrepareSettings) -> Tokenizer:
     if settings.checkpoint is not None:
         return load_or_newest(settings.checkpoint, trust=settings.trust, classifiers=True).needed_tokenizer()
-    factory = build.tokenizer_factory({"tokenizer": settings.tokenizer})
-    if not factory.func.__self__.is_published:  # type: ignore[attr-defined]
+    known = published(build.tokenizer_factory({"tokenizer": settings.tokenizer}))
+    if known is None:
         raise UserError("prepare trains no tokenizer: use tokenizer=gpt2, or that of a run with checkpoint=<run>")
-    return factory([])
+    return known
 
 
 def _make(jobs: Preparation, numbers: list[int], shard: str) -> int:

@@ -27,8 +27,10 @@ def report(result: "RunResult", module: "TrainingModule", run_dir: Path) -> None
     if is_finished:
         _log_table(summary, place)
     else:
-        saved = "nothing was saved yet" if result.saved_step is None else f"saved up to step {result.saved_step:,}"
-        log.info("%s at step %s, %s; to resume:", result.status, f"{summary['steps']:,}", saved)
+        saved = "nothing was saved yet; to start over"
+        if result.saved_step is not None:
+            saved = f"saved up to step {result.saved_step:,}; to resume"
+        log.info("%s at step %s, %s:", result.status, f"{summary['steps']:,}", saved)
         log.info("  %s", command_line("train", resume=place, **result.resume_with))
     if summary["last_checkpoint"] is None:
         return

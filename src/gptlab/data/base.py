@@ -20,6 +20,11 @@ TokenizerFactory = functools.partial[Tokenizer]
 """`functools.partial(TokenizerClass.train, **settings)`: called with documents, it returns a tokenizer."""
 
 
+def published(factory: TokenizerFactory) -> Tokenizer | None:
+    """The tokenizer, if it is one that is not trained but published."""
+    return factory([]) if factory.func.__self__.is_published else None  # type: ignore[attr-defined]
+
+
 class Piece(NamedTuple):
     """A document, or a part of a large one, so that memory stays flat however large a file is."""
 

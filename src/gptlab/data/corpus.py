@@ -77,10 +77,10 @@ def load_corpus(
     <key>.json is written after them, so a killed preparation is never taken for a finished one. Raises UserError if the
     text or the cache directory cannot be used, or if the tokenizer lacks a part of the text.
     """
-    cache = Path(cache_dir).expanduser() if cache_dir is not None else user_cache_path("gptlab")
+    cache = cache_directory(cache_dir)
     fingerprint = read_fingerprint(text, cache)
     cls, settings = _identity(tokenizer)
-    path = cache / f"{_key(FORMAT, fingerprint, f'{cls.__module__}.{cls.__qualname__}', settings)}.bin"
+    path = cache / f"{cache_key(FORMAT, fingerprint, f'{cls.__module__}.{cls.__qualname__}', settings)}.bin"
     metadata = _read(path)
     if metadata is None:
         try:
@@ -99,7 +99,7 @@ def read_fingerprint(text: "TextWindows", cache: Path) -> str:
     stamp = text.stamp()
     if stamp is None:
         return text.fingerprint()
-    record = cache / f"{_key(type(text).__module__, type(text).__qualname__, stamp)}.fingerprint"
+    record = cache / f"{cache_key(type(text).__module__, type(text).__qualname__, stamp)}.fingerprint"
     return recorded(record, text.fingerprint)
 
 
@@ -115,7 +115,13 @@ def recorded(record: Path, compute: Callable[[], str]) -> str:
     return value
 
 
-def _key(*parts: Any) -> str:
+def cache_directory(cache_dir: str | None) -> Path:
+    """What `data.cache_dir` names; the user's cache directory if that is null."""
+    return Path(cache_dir).expanduser() if cache_dir is not None else user_cache_path("gptlab")
+
+
+def cache_key(*parts: Any) -> str:
+    """The beginning of a file's name in the cache, a hash of plain data."""
     return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:16]
 
 

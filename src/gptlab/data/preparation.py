@@ -1,4 +1,4 @@
-"""Texts to token shards: an independent job for each file, whichever process or machine runs it.
+"""From texts to token shards. Each file is a job of its own, which any process on any machine can do.
 
     file i ──texts──► batches ──tokenizer──► corpus_train_<i>.bin, corpus_val_<i>.bin, corpus_<i>.json
 

@@ -14,10 +14,9 @@ from typing import Any
 import numpy as np
 import torch
 import torch.nn.functional as F
-from platformdirs import user_cache_path
 
-from gptlab.data.base import Examples, PreparedData, Progress, TokenizerFactory
-from gptlab.data.corpus import TokenFile, recorded
+from gptlab.data.base import Examples, PreparedData, Progress, TokenizerFactory, published
+from gptlab.data.corpus import TokenFile, cache_directory, cache_key, recorded
 from gptlab.data.shard_formats import Shard, nanogpt_characters, open_shard
 from gptlab.data.text_windows import file_stamps, first_words
 from gptlab.data.windowed import Windowed
@@ -63,7 +62,7 @@ class Shards(Windowed):
     def __init__(self, *, path: str, val_path: str | None, **windows: Any) -> None:
         super().__init__(**windows)
         self.name = path
-        self.cache = Path(self.cache_dir).expanduser() if self.cache_dir is not None else user_cache_path("gptlab")
+        self.cache = cache_directory(self.cache_dir)
         shards = [open_shard(file) for file in _find(path, key="data.path")]
         if val_path is not None:
             self.val = [open_shard(file) for file in _find(val_path, key="data.val_path")]
@@ -123,9 +122,9 @@ class Shards(Windowed):
         characters = nanogpt_characters(self.train[0].path.parent) if self.train[0].kind == "nanoGPT" else None
         if characters is not None:
             return CharTokenizer(characters=characters)
-        if not tokenizer.func.__self__.is_published:  # type: ignore[attr-defined]
+        if (known := published(tokenizer)) is None:
             raise UserError("shards are no text to train a tokenizer on: use tokenizer=gpt2, or init_from=<weights>")
-        return tokenizer([])
+        return known
 
     def _bytes_per_token(self, tokenizer: Tokenizer, shards: list[Shard], contents: list[Content]) -> float | None:
         """UTF-8 bytes of a validation target, counted once for each vocabulary and content."""
@@ -137,9 +136,8 @@ class Shards(Windowed):
             first = sum(int(lengths[shard.tokens()[0]]) for shard in shards)  # follows nothing: no target
             return str(sum(int(lengths[block].sum()) for shard in shards for block in _blocks(shard)) - first)
 
-        key = [[content.checksum for content in contents], lengths.tolist()]
-        place = self.cache / f"{hashlib.sha256(json.dumps(key).encode()).hexdigest()[:16]}.bytes"
-        return int(recorded(place, count)) / sum(shard.n_tokens - 1 for shard in shards)
+        key = cache_key([content.checksum for content in contents], lengths.tolist())
+        return int(recorded(self.cache / f"{key}.bytes", count)) / sum(shard.n_tokens - 1 for shard in shards)
 
 
 class Joined:
@@ -151,7 +149,9 @@ class Joined:
     def __init__(self, parts: Sequence[Examples], files: Sequence[TokenFile] = ()) -> None:
         self.parts, self.files = parts, files
         self._n_mapped = 0  # windows
-        self._ends = np.cumsum([len(part) for part in parts])
+        lengths = [len(part) for part in parts]
+        self._ends = np.cumsum(lengths)
+        self._starts = self._ends - lengths
 
     def __len__(self) -> int:
         return int(self._ends[-1])
@@ -161,8 +161,7 @@ class Joined:
             return self.parts[0].batch(indices)
         which = np.searchsorted(self._ends, indices, side="right")  # the part of each index
         order = np.argsort(which, kind="stable")
-        starts = self._ends - [len(part) for part in self.parts]
-        batches = [self.parts[n].batch(indices[which == n] - starts[n]) for n in np.unique(which)]
+        batches = [self.parts[n].batch(indices[which == n] - self._starts[n]) for n in np.unique(which)]
         self._n_mapped += len(indices)
         if self._n_mapped > MOST_MAPPED:
             self._n_mapped = 0
@@ -211,9 +210,8 @@ def _contents(shards: list[Shard], cache: Path) -> Iterator[Content]:
         if time.monotonic() - last_line > LINE_SECONDS:
             last_line = time.monotonic()
             log.info("reading shards for the first time: %d of %d", number, len(shards))
-        key = json.dumps(["shard", *file_stamps([shard.path]), shard.dtype, shard.offset])
-        record = cache / f"{hashlib.sha256(key.encode()).hexdigest()[:16]}.shard"
-        yield Content(**json.loads(recorded(record, partial(_read, shard))))
+        key = cache_key("shard", *file_stamps([shard.path]), shard.dtype, shard.offset)
+        yield Content(**json.loads(recorded(cache / f"{key}.shard", partial(_read, shard))))
 
 
 def _read(shard: Shard) -> str:

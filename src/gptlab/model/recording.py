@@ -1,6 +1,5 @@
 """Attention weights and hidden states of a model, layer by layer."""
 
-import copy
 import inspect
 from collections.abc import Callable
 from functools import partial
@@ -28,6 +27,13 @@ class Recorder:
         if hasattr(attention, "attend"):
             attention.attend = partial(self._check, attention.attend)
 
+    def stop(self) -> None:
+        """Leave the attention as it was."""
+        for part in self.parts:
+            del part.weights
+        if hasattr(self._attention, "attend"):
+            del self._attention.attend
+
     def _listen(self, index: int, weights: Callable[..., Tensor], *inputs: Any) -> Tensor:
         self.maps[index] = weights(*inputs)
         return self.maps[index]
@@ -53,15 +59,25 @@ class Recorder:
 def capture(model: Any, tokens: Tensor) -> Captured:
     """What a GPT computes on its way: the residual stream after each block, and attention weights if all have some.
 
-    It runs on a copy in evaluation mode that shares every parameter, so a run can be inspected while it trains.
+    The model computes in evaluation mode and is left as it was, so a run can be inspected while it trains.
     """
-    twin = copy.deepcopy(model, memo={id(parameter): parameter for parameter in model.parameters()})
-    streams: list[Tensor] = []
-    recorders = [Recorder(block.attention) for block in twin.trunk.blocks]
-    for block in twin.trunk.blocks:
-        block.register_forward_pre_hook(lambda _, inputs: streams.append(inputs[0]))
-    final = twin.eval().trunk(tokens)  # (1, T, C), normed
-    hidden = torch.cat([*(twin.trunk.norm(stream) for stream in streams), final])  # (L + 1, T, C)
+    trunk, streams = model.trunk, list[Tensor]()
+
+    def normed(final: Tensor, head: Any) -> Tensor:  # in the model's call, for a sharded one has its weights only there
+        return torch.cat([*(trunk.norm(stream) for stream in streams), final])  # (L + 1, T, C)
+
+    training = [module for module in model.modules() if module.training]
+    recorders = [Recorder(block.attention) for block in trunk.blocks]
+    hooks = [block.register_forward_pre_hook(lambda _, inputs: streams.append(inputs[0])) for block in trunk.blocks]
+    try:
+        hidden = model.eval()(tokens, reduce=normed)
+    finally:
+        for hook in hooks:
+            hook.remove()
+        for recorder in recorders:
+            recorder.stop()
+        for module in training:
+            module.training = True
     shows_all = recorders and all(recorder.parts for recorder in recorders)
     maps = torch.cat([recorder.weights for recorder in recorders]).float().cpu() if shows_all else None
     return Captured(hidden=hidden, attention=maps)  # (L, H, T, T)

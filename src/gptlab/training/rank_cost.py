@@ -1,6 +1,5 @@
 """What several ranks change in the cost of a step: the memory of each, and what it sends. R is the number of ranks."""
 
-import torch
 from torch import nn
 
 from gptlab.model import LanguageModel
@@ -44,7 +43,3 @@ def bytes_sent(model: LanguageModel, *, n_ranks: int, is_sharded: bool, n_micro_
 
 def _nbytes(module: nn.Module) -> int:
     return sum(weight.nbytes for weight in module.parameters())
-
-
-def parameters_of(model: nn.Module) -> int:
-    return sum(map(torch.numel, model.parameters()))

@@ -3,6 +3,11 @@
 import lightning as L
 
 
+def takes_part(trainer: L.Trainer) -> bool:
+    """Whether this rank computes what one rank does for all: the first one does, and all ranks of a sharded model."""
+    return trainer.is_global_zero or hasattr(trainer.strategy, "shard")
+
+
 def data_parallel(trainer: L.Trainer | None) -> tuple[int, int]:
     """This process's index among the ranks that see different data, and their number.
 

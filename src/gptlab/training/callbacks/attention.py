@@ -10,7 +10,8 @@ from lightning.pytorch.loggers import TensorBoardLogger
 from gptlab.inspection.analyze import MAX_TOKENS
 from gptlab.inspection.drawing import attention_grid, pixels
 from gptlab.inspection.tokens import visible
-from gptlab.training.callbacks.samples import prompt_ids
+from gptlab.training.callbacks.samples import prompt_ids, uncompiled
+from gptlab.training.ranks import takes_part
 
 log = logging.getLogger("gptlab")
 
@@ -36,14 +37,14 @@ class AttentionMaps(L.Callback):
 
     def on_validation_end(self, trainer: L.Trainer, module: Any) -> None:
         """The first rank draws. All of a sharded model compute together."""
-        if not (trainer.is_global_zero or hasattr(trainer.strategy, "shard")):
+        if not takes_part(trainer):
             return
         boards = [logger for logger in trainer.loggers if isinstance(logger, TensorBoardLogger)]
         if not boards or not self._has_attention:
             return
         why = f"{type(module.model).__name__} shows no attention weights"
         try:
-            with trainer.precision_plugin.forward_context():
+            with trainer.precision_plugin.forward_context(), uncompiled(module):
                 maps = module.model.capture(torch.tensor([self._ids], device=module.device)).attention
         except ValueError as error:
             maps, why = None, str(error)

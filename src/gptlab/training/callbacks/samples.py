@@ -14,6 +14,7 @@ from gptlab.errors import UserError
 from gptlab.generation.sampling import make_sampler
 from gptlab.generation.stream import continue_texts
 from gptlab.training.module import TrainingModule
+from gptlab.training.ranks import takes_part
 
 log = logging.getLogger("gptlab")
 
@@ -42,14 +43,14 @@ class Samples(L.Callback):
 
     def on_validation_end(self, trainer: L.Trainer, module: Any) -> None:
         """The first rank generates, and all of a sharded model, which compute together."""
-        if not (trainer.is_global_zero or hasattr(trainer.strategy, "shard")):
+        if not takes_part(trainer):
             return
         if not math.isfinite(module.metrics["val/loss"]):
             return  # nan logits cannot be sampled from
         tokenizer, ids = module.data.tokenizer, self._prompt_ids
         sampler = self._make_sampler(generator=torch.Generator(module.device).manual_seed(self.seed))
         how: dict[str, Any] = {"max_new_tokens": self.max_new_tokens, "sampler": sampler, "stops": ()}
-        with trainer.precision_plugin.forward_context(), _uncompiled(module):
+        with trainer.precision_plugin.forward_context(), uncompiled(module):
             pieces = [text for _, text in continue_texts(module.model, tokenizer, [ids], **how)]
         if not trainer.is_global_zero:
             return
@@ -62,7 +63,7 @@ class Samples(L.Callback):
                 logger.experiment.add_text("sample", "\n".join(f"    {line}" for line in lines), trainer.global_step)
 
 
-def _uncompiled(module: TrainingModule) -> AbstractContextManager[Any]:
+def uncompiled(module: TrainingModule) -> AbstractContextManager[Any]:
     """Blocks with a KV cache are others to the compiler, and one text is not worth another compilation."""
     return torch.compiler.set_stance("force_eager") if module.config.get("compile") else nullcontext()
 

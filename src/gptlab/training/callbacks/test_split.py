@@ -12,6 +12,7 @@ from gptlab.data.loader import OrderedBatches
 from gptlab.inspection.drawing import font, label, new_figure
 from gptlab.objective.classification import confusion, wilson_interval
 from gptlab.training.drawing import save
+from gptlab.training.ranks import takes_part
 from gptlab.training.run_files import BEST
 
 BATCH = 16
@@ -28,7 +29,7 @@ class TestSplit(L.Callback):
 
     def on_fit_end(self, trainer: L.Trainer, module: Any) -> None:
         """The run is over, so the module may keep the weights of best.ckpt. All of a sharded model compute together."""
-        if not (trainer.is_global_zero or hasattr(trainer.strategy, "shard")):
+        if not takes_part(trainer):
             return
         best, data = self.directory / "checkpoints" / BEST, module.data
         if data.test is None:
