@@ -16,12 +16,12 @@ def test_a_run_of_hours_says_so_once_after_a_few_steps(
     lines: list[str] = []
     monkeypatch.setattr(progress.log, "info", lambda message, *values: lines.append(message % values))
     callback = progress.ProgressLine(every_seconds=1e9)
-    module: Any = SimpleNamespace(steps=SimpleNamespace(recent_loss=None), unit="token")
+    module: Any = SimpleNamespace(steps=SimpleNamespace(recent_loss=None), unit="token", expected_steps=10_000)
     module.clock = SimpleNamespace(recent_tokens_per_second=tokens_per_second)
     module.device = SimpleNamespace(type="cpu")
     for step in range(1, 10):
         module.n_tokens = 1000 * step
-        callback.on_train_batch_end(SimpleNamespace(global_step=step, max_steps=10_000), module)  # type: ignore[arg-type]
+        callback.on_train_batch_end(SimpleNamespace(global_step=step), module)  # type: ignore[arg-type]
         assert len(lines) == (said if step >= progress.ESTIMATE_STEPS else 0)
     assert not said or lines[0].startswith("this run will take about 27.8 hours on this machine (cpu)")
 

@@ -16,6 +16,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig
 
 from gptlab import build
+from gptlab.cli.budget import choose_budget
 from gptlab.cli.explain import CONF, DISK_ERRORS, FULL_ERROR, explain
 from gptlab.cli.free_text import key_of, quote_free_text
 from gptlab.cli.settings import check
@@ -47,7 +48,7 @@ def compose(overrides: Sequence[str] = (), *, config_dir: str | Path | None = No
     GlobalHydra.instance().clear()
     try:
         with hydra.initialize_config_dir(str(CONF), version_base="1.3"):
-            config = build.resolve(hydra.compose("train", overrides=words))
+            config = build.resolve(choose_budget(hydra.compose("train", overrides=words), words))
     except Exception as error:
         sentence = explain(error, "train", list(overrides))
         raise (error if sentence is None else UserError(sentence)) from None

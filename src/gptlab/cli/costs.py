@@ -1,6 +1,7 @@
 """What a step of a configuration's run costs on its device, and what a run says of it. It imports Lightning."""
 
 import logging
+import math
 from copy import copy
 from functools import partial
 
@@ -9,8 +10,12 @@ import torch
 from torch import nn
 
 from gptlab import build
+from gptlab.cli.budget import counted_steps
 from gptlab.cli.parts import model_without_memory
 from gptlab.data.module import DataModule
+from gptlab.errors import UserError
+from gptlab.training import devices
+from gptlab.training.budget import OPEN, budget_of
 from gptlab.training.cost import flops_per_token, step_memory
 from gptlab.training.devices import SHARDED, Hardware
 from gptlab.training.machine import memory_bytes, peak_flops, resident_bytes
@@ -132,15 +137,34 @@ def warn(module: TrainingModule, data: DataModule, hardware: Hardware) -> None:
         log.warning("%s", misfit)
 
 
-def fastest(config: build.Config, data: DataModule, hardware: Hardware) -> float | None:
-    """Tokens a second at the peak of one device; None if the model cannot be counted."""
+def flops_and_peak(config: build.Config, data: DataModule, hardware: Hardware) -> tuple[float, float] | None:
+    """Operations of an input token, and the most that one device does in a second; None if they cannot be counted."""
     try:
         with torch.inference_mode(False):  # it is called during validation
             flops = Costs(config, data, hardware).flops_per_token()
-        return peak_flops(hardware.accelerator, hardware.precision)[0] / flops
+        return flops, peak_flops(hardware.accelerator, hardware.precision)[0]
     except Exception as error:  # as above
         log.info("mfu is not known: %s", error)
         return None
+
+
+def with_counted_steps(config: build.Config, data: DataModule) -> build.Config:
+    """The configuration with the steps that max_tokens or max_flops allows; the data module learns of them.
+
+    Raises UserError if the data have rows of different lengths.
+    """
+    if config["max_steps"] != OPEN or config["max_minutes"] is not None:
+        return config
+    if data.data.template is not None or data.data.labels is not None:
+        name = budget_of(config).partition("=")[0]
+        raise UserError(f"{name}: the rows of {data.data.name} differ in length; use max_steps or max_minutes")
+    costs = Costs(config, data, devices.resolve(config["trainer"]))
+    tokens = data.batch_size * costs.length
+    flops = tokens * costs.flops_per_token() if config["max_flops"] is not None else math.nan
+    config = counted_steps(config, tokens=tokens, flops=flops)
+    data.n_steps = config["max_steps"]
+    log.info("%s: %s steps of %s tokens", budget_of(config), f"{data.n_steps:,}", f"{tokens:,}")
+    return config
 
 
 def available(hardware: Hardware) -> int | None:

@@ -71,8 +71,10 @@ def training_module(config: build.Config, data: DataModule, *, start: Loaded | N
         data: of the same configuration; its tokenizer decides the vocabulary.
         start: weights to start from, as `gptlab.load` returns them.
     """
+    from gptlab.cli.costs import with_counted_steps  # it imports this file
+
     prepared = data.data
-    config = _with_labels(config, prepared)
+    config = with_counted_steps(_with_labels(config, prepared), data)
     if config["trainer"].get("limit_val_batches", 1.0) != 1.0:  # of the validated part it is not known
         prepared = replace(prepared, val_bytes_per_token=None)
     objective, is_sharded = build.part(config, "objective"), devices.resolve(config["trainer"]).is_sharded
@@ -94,6 +96,7 @@ def training_module(config: build.Config, data: DataModule, *, start: Loaded | N
         grad_clip=config["grad_clip"],
         on_nonfinite=config["on_nonfinite"],
         log_every=config["log_every"],
+        max_minutes=config["max_minutes"],
     )
     module.base_fingerprint = base_fingerprint
     return module

@@ -13,6 +13,7 @@ from omegaconf import DictConfig
 from torch import nn
 
 from gptlab import build
+from gptlab.cli.budget import choose_budget
 from gptlab.cli.compose import run_command
 from gptlab.cli.load import starting_weights
 from gptlab.cli.settings import check
@@ -20,6 +21,7 @@ from gptlab.cli.trials import unresolved
 from gptlab.errors import UserError
 from gptlab.memory import keep_freed_memory, no_collection
 from gptlab.training import devices
+from gptlab.training.cost import n_non_embedding
 from gptlab.training.machine import peak_flops
 from gptlab.training.run_dir import is_rank_zero
 
@@ -33,7 +35,9 @@ PROBE_STEPS, PROBE_WARMUP = 10, 3
 def plan(cfg: DictConfig) -> int:
     """Print a line for each fact."""
     keep_freed_memory()  # as training does
-    config = {key: value for key, value in build.resolve(cfg).items() if key not in ("probe", "network")}
+    overrides = unresolved(HydraConfig.get().overrides.task)
+    config = build.resolve(choose_budget(cfg, overrides))
+    config = {key: value for key, value in config.items() if key not in ("probe", "network")}
     if not isinstance(cfg.probe, bool):
         raise UserError(f"probe={cfg.probe} must be true or false")
     if cfg.network is not None and not (isinstance(cfg.network, int | float) and cfg.network > 0):
@@ -49,14 +53,15 @@ def plan(cfg: DictConfig) -> int:
     with no_collection():
         from gptlab.cli import costs, parts  # they import Lightning
 
-    start, config = starting_weights(config, None, unresolved(HydraConfig.get().overrides.task))
+    start, config = starting_weights(config, None, overrides)
     data = parts.data_module(config, tokenizer=start.tokenizer if start else None)
+    config = costs.with_counted_steps(config, data)
     counted = costs.Costs(config, data, hardware, loaded=start.model if start else None)
     _show_parameters(counted.model())
     flops, memory = counted.flops_per_token(), counted.memory(counted.rows)
     _show("FLOPs a token", f"{flops / 1e6:,.1f} million with attention, forward and backward")
 
-    tokens, n_steps = data.batch_size * counted.length, config["max_steps"]
+    tokens, n_steps, minutes = data.batch_size * counted.length, config["max_steps"], config["max_minutes"]
     shape = f"{data.batch_size // counted.rows} x {counted.rows} x {counted.length:,}"
     _show("a step", f"{tokens:,} tokens ({shape}), {hardware.precision}")
     needs, has = memory.pop("all"), costs.available(hardware)
@@ -74,10 +79,10 @@ def plan(cfg: DictConfig) -> int:
     peak, source = peak_flops(hardware.accelerator, hardware.precision)
     fastest = hardware.n_ranks * peak / flops
     _show("peak", f"{peak / 1e12:.3g} TFLOP/s, {source}")
-    _show("at the peak", _progress(fastest, tokens, n_steps))
+    _show("at the peak", _progress(fastest, tokens, n_steps, minutes))
     if cfg.probe:
         speed = measured_speed(config, data, hardware)
-        _show("measured", f"{_progress(speed, tokens, n_steps)}, MFU {speed / fastest:.0%}")
+        _show("measured", f"{_progress(speed, tokens, n_steps, minutes)}, MFU {speed / fastest:.0%}")
     return 0
 
 
@@ -112,9 +117,8 @@ def measured_speed(config: build.Config, data: "DataModule", hardware: devices.H
 def _show_parameters(model: nn.Module) -> None:
     """With and without embeddings; a head that is tied to one is without, too."""
     parameters = dict.fromkeys(model.parameters())
-    tables = {p for module in model.modules() if isinstance(module, nn.Embedding) for p in module.parameters()}
     n, n_trainable = sum(map(torch.numel, parameters)), sum(p.numel() for p in parameters if p.requires_grad)
-    rest = n - sum(map(torch.numel, tables))
+    rest = n_non_embedding(model)
     _show("parameters", f"{n:,}" if n_trainable == n else f"{n:,}, {n_trainable:,} of them train")
     _show("  no embeddings", f"{rest:,}; 6N is {6e-6 * rest:,.1f} million FLOPs a token")
 
@@ -142,6 +146,8 @@ def _show(name: str, value: str) -> None:
         print(f"{name:18}{value}", flush=True)
 
 
-def _progress(speed: float, tokens: int, n_steps: int) -> str:
+def _progress(speed: float, tokens: int, n_steps: int, limit: float | None) -> str:
+    """Of so many steps, or of those that take so many minutes."""
+    n_steps = n_steps if limit is None else round(60 * limit * speed / tokens)
     minutes, seconds = divmod(round(n_steps * tokens / speed), 60)
     return f"{speed:,.0f} tokens/s, {minutes // 60}:{minutes % 60:02d}:{seconds:02d} for {n_steps:,} steps"

@@ -17,13 +17,14 @@ from gptlab.cli.settings import AUTO, NEWEST, settings
 from gptlab.data.base import PreparedData
 from gptlab.errors import UserError
 from gptlab.files import give_name
+from gptlab.training.budget import BUDGETS, budget_of
 from gptlab.training.run_dir import lock_run_dir, shared_by_ranks
 from gptlab.training.run_files import CONFIG, LAST, PREVIOUS, ResumeState, read_config, read_summary
 
 log = logging.getLogger("gptlab")
 
 CHANGEABLE = (
-    *("max_steps", "validate_every", "save_every", "log_every", "micro_batch_size", "on_nonfinite"),
+    *(*BUDGETS, "validate_every", "save_every", "log_every", "micro_batch_size", "on_nonfinite"),
     *("schedule.total_steps", "compile", "activation_checkpointing"),
     *("data.path", "data.val_path", "data.num_workers", "data.cache_dir"),
     *("check_device", "trainer", "logger", "callbacks"),
@@ -98,14 +99,23 @@ def make_last(state: ResumeState) -> None:
     give_name(state.checkpoint, last)
 
 
-def is_finished(state: ResumeState, max_steps: int) -> bool:
-    """Whether there is a run that has done all of its steps and has nothing to make up for."""
-    return (
-        state.run_dir is not None
-        and state.steps == max_steps
-        and not state.validation_pending
-        and read_summary(state.run_dir).get("status") == "finished"
-    )
+def is_finished(state: ResumeState, config: Config) -> bool:
+    """Whether there is a run that has used up this budget and has nothing to make up for."""
+    if state.run_dir is None or state.validation_pending:
+        return False
+    summary = read_summary(state.run_dir)
+    is_used_up = state.steps == config["max_steps"] or summary.get("budget") == budget_of(config)
+    return summary.get("status") == "finished" and is_used_up
+
+
+def check_steps(state: ResumeState, config: Config) -> None:
+    """Raises UserError if the run has done more steps than its budget allows."""
+    if state.steps > config["max_steps"]:
+        done = f"the run in {state.run_dir} has done {state.steps} steps already"
+        raise UserError(
+            f"{budget_of(config)}: {done}"
+            + ("" if "steps" in budget_of(config) else f", and {config['max_steps']} are allowed")
+        )
 
 
 def resumed_config(state: ResumeState, composed: Config, overrides: Sequence[str]) -> Config:
@@ -141,11 +151,12 @@ def resumed_config(state: ResumeState, composed: Config, overrides: Sequence[str
         elif not is_automatic and key not in ("resume", "trust"):
             can_change = ", ".join(CHANGEABLE)
             raise UserError(f"{key} cannot change in a resumed run, only {can_change}; start a new run for the rest")
+    if {*map(key_of, overrides)} & {*BUDGETS} and not is_automatic:
+        config |= {name: composed[name] for name in BUDGETS}  # the one that is named replaces the run's
     config["run_dir"] = str(state.run_dir)
-    max_steps = settings(config).max_steps
-    if state.steps > max_steps:
-        raise UserError(f"max_steps={max_steps}: the run in {state.run_dir} has done {state.steps} steps already")
-    if is_finished(state, max_steps) and not is_automatic:
+    settings(config)
+    check_steps(state, config)
+    if is_finished(state, config) and not is_automatic:
         longer = command_line("train", resume=state.run_dir, max_steps=2 * state.steps)
         raise UserError(f"the run in {state.run_dir} has finished its {state.steps} steps; to train longer: {longer}")
     return config
@@ -174,8 +185,14 @@ def _copy(key: str, source: Config, target: Config) -> None:
         target.pop(name, None)
 
 
-def check_same_text(state: ResumeState, data: PreparedData) -> None:
-    """Raises UserError if the text, one of its files or its tokenizer is not what the run was trained on."""
+def check_resumable(state: ResumeState, config: Config, data: PreparedData) -> None:
+    """Raises UserError if the text, one of its files or its tokenizer is not what the run was trained on.
+
+    Also if the budget allows fewer steps than were done.
+    """
+    if state.checkpoint is None:
+        return
+    check_steps(state, config)
     then, today = ({str(file[0]): file for file in of or []} for of in (state.stored.get("manifest"), data.manifest))
     for name in then | today if then else ():
         if then.get(name) != today.get(name):

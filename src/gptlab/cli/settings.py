@@ -9,6 +9,7 @@ from gptlab.arguments import NonNegative, Positive
 from gptlab.errors import UserError
 from gptlab.model.base import Tune, check_model
 from gptlab.model.blocks import checkpoint_activations
+from gptlab.training.budget import BUDGETS
 
 STAND_IN_VOCABULARY = 1000
 NODES = ("data", "tokenizer", "model", "objective", "optimizer", "schedule", "trainer")
@@ -34,6 +35,9 @@ class TrainSettings:
     batch_size: Positive
     micro_batch_size: Positive | None
     max_steps: Positive
+    max_minutes: float | None
+    max_tokens: float | None
+    max_flops: float | None
     validate_every: Positive
     save_every: Positive
     log_every: Positive
@@ -53,6 +57,9 @@ class TrainSettings:
         for name in ("run_dir", "resume", "resume_sweep", "init_from"):
             if getattr(self, name) == "":
                 raise ValueError(f"{name}= is empty: write null, or a name")
+        for name in BUDGETS:
+            if (value := getattr(self, name)) is not None and not value > 0:
+                raise ValueError(f"{name}={value} must be more than 0")
         if self.run_dir in (NEWEST, AUTO):
             raise ValueError(f"run_dir={self.run_dir} has a meaning for resume=: choose another name")
         if self.grad_clip is not None and not self.grad_clip > 0:

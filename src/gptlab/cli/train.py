@@ -12,10 +12,18 @@ from omegaconf import DictConfig
 
 from gptlab import build
 from gptlab.checkpoint import Loaded
+from gptlab.cli.budget import choose_budget
 from gptlab.cli.compose import run_command
 from gptlab.cli.load import starting_weights
 from gptlab.cli.report import report, shortened
-from gptlab.cli.resume import OF_THE_COMMAND, check_same_text, is_finished, make_last, resumed_config, state_to_resume
+from gptlab.cli.resume import (
+    OF_THE_COMMAND,
+    check_resumable,
+    is_finished,
+    make_last,
+    resumed_config,
+    state_to_resume,
+)
 from gptlab.cli.settings import TrainSettings, absolute_paths, check
 from gptlab.cli.sweep import command_to_resume
 from gptlab.cli.trials import begin_trial, pruning_callbacks, unresolved
@@ -24,6 +32,7 @@ from gptlab.memory import keep_freed_memory, no_collection
 from gptlab.signals import END_OF_PROCESS, leave, signal_handler, unhandled
 from gptlab.sweep.trial import this_trial
 from gptlab.training import devices
+from gptlab.training.budget import budget_of
 from gptlab.training.launchers import check_launcher
 from gptlab.training.log import RunLog
 from gptlab.training.run_dir import check_free, create_run_dir, forget_ranks, is_rank_zero, run_label, shared_by_ranks
@@ -49,12 +58,12 @@ def train(cfg: DictConfig) -> int:
         stack.callback(run_log.close)
         stack.callback(forget_ranks)
 
-        config = build.resolve(cfg)
+        config = build.resolve(choose_budget(cfg, overrides))
         state = state_to_resume(config, stack)  # empty for a new run
         if state.run_dir is not None:
             config = resumed_config(state, config, overrides)
         settings = check(config)
-        if is_finished(state, settings.max_steps):  # resume=auto only: resumed_config refuses the others
+        if is_finished(state, config):  # resume=auto only: resumed_config refuses the others
             log.info("the run in %s is finished", shortened(Path(config["run_dir"])))
             return 0
         if state.run_dir is None and is_rank_zero():
@@ -62,15 +71,15 @@ def train(cfg: DictConfig) -> int:
         hardware = _hardware(config, settings)
 
         with no_collection():
-            from gptlab.cli import parts  # imports Lightning: seconds that no mistake above has to wait for
+            from gptlab.cli import costs, parts  # Lightning: seconds that no mistake above has to wait for
             from gptlab.training.run import run
 
         start, config = starting_weights(config, state.checkpoint, overrides)
         if start is not None:
             check(config, decided=True)  # again: the weights have decided parts of the model
         data = parts.data_module(config, tokenizer=start.tokenizer if start is not None else None)
-        if state.checkpoint is not None:
-            check_same_text(state, data.data)
+        config = costs.with_counted_steps(config, data)
+        check_resumable(state, config, data.data)
 
         run_dir = _open_run_dir(settings, state, overrides, stack)
         config = {**config, "run_dir": str(run_dir), "resume": None, "data": absolute_paths(config["data"])}
@@ -144,11 +153,11 @@ def _open_run_dir(settings: TrainSettings, state: ResumeState, overrides: list[s
 
 def _callbacks(module: "TrainingModule", data: "DataModule", hardware: devices.Hardware) -> "list[Callback]":
     """Those that no setting names."""
-    from gptlab.cli.costs import fastest
+    from gptlab.cli.costs import flops_and_peak
     from gptlab.training.callbacks.compilation import Compilation
     from gptlab.training.callbacks.utilization import Utilization
 
-    utilization = Utilization(partial(fastest, module.config, data, hardware))
+    utilization = Utilization(partial(flops_and_peak, module.config, data, hardware))
     compilation = [Compilation(data.micro_batch_size)] if module.config["compile"] else []
     return [*compilation, utilization, *pruning_callbacks(module.metric_names)]
 
@@ -162,12 +171,16 @@ def _announce(
     n_parameters = sum(parameter.numel() for parameter in module.model.parameters())
     ranks = f"{hardware.n_ranks} x {hardware.accelerator}" if hardware.n_ranks > 1 else hardware.accelerator
     if state.checkpoint is not None:
-        log.info("resuming from step %s of %s", f"{state.steps:,}", f"{module.config['max_steps']:,}")
+        log.info("resuming from step %s, to %s", f"{state.steps:,}", budget_of(module.config))
         factor, n_steps = build.part(module.config, "schedule"), module.config["max_steps"]
         if state.steps < n_steps and factor(state.steps) == factor(n_steps - 1) == 0:
             log.warning("the schedule has ended, so the learning rate is 0: schedule.total_steps=<steps> moves its end")
     elif start is not None:
         log.info("starting from %s, with %s positions (context_length)", start.name, f"{module.model.context_length:,}")
+    if module.config["max_minutes"] is not None:
+        log.info(
+            "max_minutes: how many steps fit depends on the machine, so a repeated or resumed run is not bit-equal"
+        )
     if module.model.generates and not module.model.causal:
         log.warning(
             "this model is not causal: each position sees the token that it is asked for, so its loss is not comparable"

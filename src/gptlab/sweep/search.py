@@ -19,7 +19,7 @@ from gptlab.sweep.trial import ENDED, Trial, TrialRecord, TrialResult, best_of, 
 
 log = logging.getLogger("gptlab")
 
-MEASURED = ("val_loss", "val_perplexity", "best_val_loss", "steps", "tokens", "seconds")
+MEASURED = ("val_loss", "val_perplexity", "best_val_loss", "budget", "steps", "tokens", "seconds")
 ENOUGH_TO_JUDGE = 5
 """Trials that must have ended before their failures stop the sweep."""
 

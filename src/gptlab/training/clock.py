@@ -26,6 +26,11 @@ class Clock:
         """Mean over the last 20 readings; 0 before the first."""
         return sum(tokens for _, tokens in self._recent) / max(sum(seconds for seconds, _ in self._recent), 1e-9)
 
+    @property
+    def trained(self) -> float:
+        """Seconds of training steps until now, those since the last reading included."""
+        return self.training_seconds + (time.perf_counter() - self._step_began if self._step_began is not None else 0.0)
+
     def resume(self) -> None:
         """A step begins at the end of the one before it, so loading and logging count."""
         self._step_began = self._step_began or time.perf_counter()

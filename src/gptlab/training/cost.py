@@ -7,7 +7,7 @@ from collections.abc import Callable
 from contextlib import nullcontext
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -16,6 +16,12 @@ from gptlab.model import LanguageModel
 from gptlab.objective import Batch, Objective
 from gptlab.training.device_check import DTYPES
 from gptlab.training.devices import Hardware
+
+
+def n_non_embedding(model: nn.Module) -> int:
+    """Parameters without embeddings; a head that is tied to one is left out, too."""
+    tables = {p for module in model.modules() if isinstance(module, nn.Embedding) for p in module.parameters()}
+    return sum(parameter.numel() for parameter in model.parameters() if parameter not in tables)
 
 
 def flops_per_token(model: LanguageModel, objective: Objective, batch: Batch) -> float:

@@ -19,7 +19,8 @@ from torch import Tensor
 from gptlab.data.base import PreparedData
 from gptlab.model import LanguageModel
 from gptlab.objective import Batch, Loss, Objective
-from gptlab.training import state, stepping
+from gptlab.training import known_answer, state, stepping
+from gptlab.training.budget import Budget
 from gptlab.training.clock import Clock
 from gptlab.training.ranks import data_parallel
 from gptlab.training.stops import Interrupted, NonFiniteGuard
@@ -39,6 +40,7 @@ class TrainingModule(L.LightningModule):
         seed: dropout of step k depends on (seed, k, rank) only.
         micro_batch_size: sequences that this device holds at once.
         max_steps: length of the run; a Trainer with fewer max_steps ends it earlier.
+        max_minutes: training time after which it ends; the schedule follows the share that is used. None for no end.
         grad_clip: largest gradient norm; None for no clipping.
         on_nonfinite: "stop" or "skip", for a step whose loss or gradient norm is not finite.
         log_every: steps from one log to the next. Between two logs one rank alone does not wait for its device.
@@ -71,15 +73,14 @@ class TrainingModule(L.LightningModule):
         grad_clip: float | None,
         on_nonfinite: str,
         log_every: int,
+        max_minutes: float | None = None,
     ) -> None:
         super().__init__()
         self.automatic_optimization = False
         self.model: LanguageModel = model
-        self.objective = objective
-        self.data = data
-        self.config = config
+        self.objective, self.data, self.config = objective, data, config
         self.guard = NonFiniteGuard(on_nonfinite)
-        self.steps = TrainingSums(self.guard, objective.metrics, self._sum_over_ranks)
+        self.steps = TrainingSums(self.guard, objective.metrics, self.sum_over_ranks)
         self.clock = Clock()
         self.metrics: dict[str, float] = {}
         self.unit: str = getattr(objective, "unit", "token")
@@ -88,8 +89,8 @@ class TrainingModule(L.LightningModule):
         self.stop_requested = self.between_steps = False
 
         self._make_optimizer, self._schedule, self._grad_clip = optimizer, schedule, grad_clip
-        self._seed, self._micro_batch_size, self._max_steps = seed, micro_batch_size, max_steps
-        self._log_every = log_every
+        self._seed, self.micro_batch_size = seed, micro_batch_size
+        self._log_every, self._budget = log_every, Budget(max_steps, max_minutes)
         self._n_targets: int | None = None  # of the current step
         self._losses: list[Loss] = []  # of the current step, validation or test
 
@@ -102,8 +103,6 @@ class TrainingModule(L.LightningModule):
         self._weights = list(self.model.parameters())  # to walk through the model takes a while
         return self._make_optimizer(self.model)
 
-    # -- training --------------------------------------------------------------------------------------------------
-
     def on_before_batch_transfer(self, batch: Batch, dataloader_idx: int) -> Batch:
         """Count the targets of a step before the batch is on the device, for which the count would have to wait."""
         if self.trainer.training:
@@ -115,10 +114,12 @@ class TrainingModule(L.LightningModule):
         self.between_steps = True  # callbacks and loggers have seen the last step
         if self._n_targets is None:  # the user's DataModule has such a hook of its own
             self._n_targets = int(self.objective.count(batch))
-        exchanged = self._sum_over_ranks(torch.tensor([self._n_targets, self.stop_requested]))
-        self._n_targets, n_stops = exchanged.long().tolist()
+        counts = torch.tensor([self._n_targets, self.stop_requested, self.clock.trained], dtype=torch.float64)
+        n_targets, n_stops, seconds = self.sum_over_ranks(counts).tolist()
+        self._n_targets = int(n_targets)
         if n_stops:
             self._stop()
+        self._budget.spend(self.trainer.global_step, seconds / data_parallel(self.trainer)[1])
 
     def training_step(self, batch: Batch, batch_idx: int) -> None:
         """One optimizer step. The batch is this rank's share of it."""
@@ -128,13 +129,13 @@ class TrainingModule(L.LightningModule):
         assert isinstance(optimizer, LightningOptimizer)
         self.clock.resume()
         stepping.seed_step(self._seed, step, rank, self.device)
-        stepping.set_lr(optimizer, self._schedule(step))
+        stepping.set_lr(optimizer, self._budget.lr_factor(self._schedule, step))
 
         n_targets, self._n_targets = self._n_targets, None
         if not n_targets:
             raise ValueError(f"the batch of step {step + 1} has nothing to learn: none of its targets counts")
         scale = n_ranks / n_targets  # DDP averages over ranks; the step needs a sum
-        micro_batches, self._losses = stepping.split(batch, self._micro_batch_size), []
+        micro_batches, self._losses = stepping.split(batch, self.micro_batch_size), []
         for number, micro_batch in enumerate(micro_batches, start=1):
             with stepping.gradient_sync(self.trainer.strategy, now=number == len(micro_batches)):
                 loss = self.objective(self.model, micro_batch)
@@ -191,8 +192,6 @@ class TrainingModule(L.LightningModule):
         """Whether there is a log after this number of steps. The Trainer's log_every_n_steps is for other callbacks."""
         return step % self._log_every == 0 or step >= self._total_steps
 
-    # -- validation, test, prediction ------------------------------------------------------------------------------
-
     def test_step(self, batch: Batch, batch_idx: int) -> None:
         """Collect the loss; its mean is taken at the end. A rank without examples gets a row that does not count."""
         if batch_idx == 0:
@@ -211,6 +210,7 @@ class TrainingModule(L.LightningModule):
             metrics["val/bits_per_byte"] = metrics["val/loss"] / math.log(2) / self.data.val_bytes_per_token
         self.validated_step = self.trainer.global_step
         self._log(metrics)
+        self._log(known_answer.compare(self, metrics["val/loss"]))
 
     def on_test_epoch_end(self) -> None:
         self._log(self._evaluated("test"))
@@ -219,16 +219,14 @@ class TrainingModule(L.LightningModule):
         """Logits of a batch's inputs, (B, T, V); of a classifier's texts, (B, n_labels)."""
         return self.model(batch[0]) if self.model.generates else self.model(batch[0], lengths=batch[1])
 
-    # -- metrics ---------------------------------------------------------------------------------------------------
-
     def _evaluated(self, split: str) -> dict[str, float]:
         """The mean metrics of a validation or test, and what the objective derives from the mean loss."""
-        rows = self._sum_over_ranks(sums([self._losses], self.objective.metrics)).tolist()
+        rows = self.sum_over_ranks(sums([self._losses], self.objective.metrics)).tolist()
         found = means(split, rows, self.objective.metrics)
         derived = self.objective.summary(found[f"{split}/loss"])
         return found | {f"{split}/{name}": value for name, value in derived.items()}
 
-    def _sum_over_ranks(self, values: Tensor) -> Tensor:
+    def sum_over_ranks(self, values: Tensor) -> Tensor:
         if data_parallel(self.trainer)[1] == 1:
             return values
         return self.trainer.strategy.reduce(values.to(self.device, torch.float64), reduce_op="sum")
@@ -239,7 +237,8 @@ class TrainingModule(L.LightningModule):
         both = [f"{split}/{name}" for split in ("train", "val") for name in ("loss", *self.objective.metrics)]
         bits_per_byte = ["val/bits_per_byte"] if self.data.val_bytes_per_token is not None else []
         derived = [f"val/{name}" for name in self.objective.summary(1.0)]  # for its names
-        return [*both, *derived, *bits_per_byte, *(["skipped_steps"] if self.guard.skips else [])]
+        answer = [] if self.data.entropy_rate is None else known_answer.METRICS
+        return [*both, *derived, *bits_per_byte, *answer, *(["skipped_steps"] if self.guard.skips else [])]
 
     def _log(self, metrics: dict[str, float]) -> None:
         """Log what is no training step to callbacks and loggers, which take "step" for the optimizer steps done."""
@@ -248,8 +247,6 @@ class TrainingModule(L.LightningModule):
         for name, value in (metrics | step).items():
             exact = torch.tensor(value, dtype=torch.float64)  # self.log makes float32 of a float
             self.log(name, exact, prog_bar=name.endswith("/loss"), batch_size=1)
-
-    # -- when to stop, when to validate ----------------------------------------------------------------------------
 
     def on_fit_start(self) -> None:
         if hasattr(self.objective, "prepare"):  # what it measures before the first step
@@ -279,8 +276,14 @@ class TrainingModule(L.LightningModule):
         raise Interrupted
 
     @property
+    def expected_steps(self) -> int:
+        """The length of the run in steps; under a budget of time, at the speed so far."""
+        return min(self._total_steps, self._budget.expected_steps(self.trainer.global_step))
+
+    @property
     def _total_steps(self) -> int:
-        return min(self._max_steps, self.trainer.max_steps) if self.trainer.max_steps > 0 else self._max_steps
+        most, n_steps = self.trainer.max_steps, self._budget.n_steps
+        return min(n_steps, most) if most > 0 else n_steps
 
     @property
     def validation_pending(self) -> bool:
@@ -288,8 +291,6 @@ class TrainingModule(L.LightningModule):
         step, interval = self.trainer.global_step, self.trainer.val_check_interval
         is_due = step >= self._total_steps or (isinstance(interval, int) and step % interval == 0)
         return bool(self.trainer.enable_validation and is_due and self.validated_step != step)
-
-    # -- checkpoints -----------------------------------------------------------------------------------------------
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         self.catch_up()

@@ -18,8 +18,11 @@ import torch
 
 from gptlab.errors import UserError
 from gptlab.files import write_json
+from gptlab.training.budget import budget_of
 from gptlab.training.callbacks.checkpoints import Checkpoints
 from gptlab.training.callbacks.signals import StopOnSignal
+from gptlab.training.cost import n_non_embedding
+from gptlab.training.known_answer import LeakError
 from gptlab.training.log import RunLog
 from gptlab.training.loggers.metrics_csv import CSV
 from gptlab.training.loggers.tensorboard import TensorBoard
@@ -145,6 +148,8 @@ def _fit(
     except NonFiniteError as error:
         resume_with = {} if module.guard.skips else {"on_nonfinite": "skip"}
         return RunResult("failed", f"{error}; {NONFINITE_ADVICE}", resume_with=resume_with)
+    except LeakError as error:
+        return RunResult("failed", str(error))
     except Exception as error:
         other = watch.other_rank()
         if trainer.is_global_zero:
@@ -179,6 +184,7 @@ def summarize(trainer: L.Trainer, module: TrainingModule, run_dir: Path) -> dict
         "run_dir": str(run_dir),
         "status": None,
         "failure": None,
+        "budget": budget_of(module.config) if "max_steps" in module.config else None,
         "steps": trainer.global_step,
         "tokens": module.n_tokens,
         "seconds": round(module.clock.seconds, 3),
@@ -186,6 +192,7 @@ def summarize(trainer: L.Trainer, module: TrainingModule, run_dir: Path) -> dict
         "unit": module.unit,
         "causal": module.model.causal or not module.model.generates,
         "parameters": sum(parameter.numel() for parameter in module.model.parameters()),
+        "non_embedding_parameters": n_non_embedding(module.model),
         "trainable_parameters": sum(p.numel() for p in module.model.parameters() if p.requires_grad),
         "train_loss": module.steps.recent_loss,
         **val_metrics,

@@ -22,6 +22,7 @@ SHOWN = {
     "val/perplexity": "val perplexity {:.1f}",
     "val/bits_per_byte": "bits/byte {:.3f}",
     "val/accuracy": "val accuracy {:.1%}",
+    "val/excess": "above the entropy rate {:.4f}",
 }
 
 
@@ -49,7 +50,7 @@ class ProgressLine(L.Callback):
             columns = (TextColumn("training"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.description}  ETA"))
             how: dict[str, Any] = {"console": console, "transient": True, "redirect_stdout": sys.stdout.isatty()}
             self._bar = Progress(*columns, TimeRemainingColumn(compact=True), **how)
-            self._bar.add_task("first step", total=trainer.max_steps, completed=trainer.global_step)
+            self._bar.add_task("first step", total=None, completed=trainer.global_step)
             self._bar.start()
 
     @rank_zero_only
@@ -65,17 +66,19 @@ class ProgressLine(L.Callback):
                 hours, device = seconds_left / 3600, module.device.type
                 log.info("this run will take about %.3g hours on this machine (%s); Ctrl-C stops it", hours, device)
         if self._bar is not None:
-            self._bar.update(self._bar.task_ids[0], completed=trainer.global_step, description=now)
+            self._bar.update(
+                self._bar.task_ids[0], total=module.expected_steps, completed=trainer.global_step, description=now
+            )
         elif time.monotonic() - self._last_line >= self.every_seconds:
             self._last_line = time.monotonic()
             eta = "ETA {}:{:02d}".format(*divmod(round(seconds_left), 60))
-            log.info("step %d/%d  %s  %s", trainer.global_step, trainer.max_steps, now, eta)
+            log.info("step %d/%d  %s  %s", trainer.global_step, module.expected_steps, now, eta)
 
     @rank_zero_only
     def on_validation_end(self, trainer: L.Trainer, module: Any) -> None:
         numbers = [form.format(module.metrics[name]) for name, form in SHOWN.items() if name in module.metrics]
         line = "  ".join(filter(None, (_train_loss(module), *numbers)))
-        log.info("step %d/%d  %s", trainer.global_step, trainer.max_steps, line)
+        log.info("step %d/%d  %s", trainer.global_step, module.expected_steps, line)
 
     def on_train_end(self, *_: Any) -> None:
         if self._bar is not None:
@@ -94,4 +97,4 @@ def _train_loss(module: TrainingModule) -> str:
 
 def _seconds_left(trainer: L.Trainer, module: TrainingModule) -> float:
     tokens_per_step = module.n_tokens / trainer.global_step
-    return (trainer.max_steps - trainer.global_step) * tokens_per_step / module.clock.recent_tokens_per_second
+    return (module.expected_steps - trainer.global_step) * tokens_per_step / module.clock.recent_tokens_per_second
