@@ -1,10 +1,11 @@
-"""Callbacks that tests put into the trials of a sweep: `+callbacks.x={_target_: accidents.Accident, ...}`."""
+"""What goes wrong in tests, by its `_target_`: callbacks, an attention, an objective."""
 
 import ctypes
 import json
 import os
 import signal
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,10 @@ import lightning as L
 import torch
 from torch.distributed.tensor import DTensor
 
+from gptlab.model import LanguageModel
+from gptlab.model.attention.fused import FusedAttention
+from gptlab.objective import Batch, Loss
+from gptlab.objective.next_token import NextToken
 from gptlab.training.module import TrainingModule
 
 
@@ -150,3 +155,20 @@ class InfiniteGradient(L.Callback):
             for weight in module.parameters():
                 assert weight.grad is not None
                 weight.grad.mul_(float("inf"))
+
+
+class OffByOne(FusedAttention):
+    """An attention whose mask is off by one: each token sees the next."""
+
+    def attend(self, queries: torch.Tensor, keys: torch.Tensor, values: torch.Tensor, mask: Any) -> torch.Tensor:
+        n = queries.shape[2]
+        allowed = torch.ones(n, n, dtype=torch.bool).tril(diagonal=1)
+        return torch.nn.functional.scaled_dot_product_attention(queries, keys, values, attn_mask=allowed)
+
+
+class HalfTheLoss(NextToken):
+    """An objective that divides by too much."""
+
+    def __call__(self, model: LanguageModel, batch: Batch) -> Loss:
+        loss = super().__call__(model, batch)
+        return replace(loss, sum=loss.sum / 2)
