@@ -19,17 +19,15 @@ class Arithmetic(Synthetic):
 
     Args:
         n_digits: of each number, with leading zeros; the sum has one more.
-        reverse: whether the sum begins with its last digit, so that each digit follows from what is there already
-            (Lee et al. 2023, arXiv:2307.03381).
         rest: as in `Synthetic`.
     """
 
     alphabet = string.digits + "+="
 
-    def __init__(self, *, n_digits: int, reverse: bool, **rest: int) -> None:
+    def __init__(self, *, n_digits: int, **rest: int) -> None:
         if not 1 <= n_digits <= MOST_DIGITS:
             raise ValueError(f"n_digits={n_digits} must lie between 1 and {MOST_DIGITS}")
-        self.n_digits, self.reverse = n_digits, reverse
+        self.n_digits = n_digits
         super().__init__(**rest)
         self.n_train = 100**n_digits - self.n_val
         if self.n_train < 1:
@@ -42,9 +40,8 @@ class Arithmetic(Synthetic):
         places = indices if split == "val" else indices + self.n_val
         pairs = permute(places, 100**n, seed=self.seed, epoch=0)
         first, second = pairs // 10**n, pairs % 10**n
-        sums = _digits(first + second, n + 1)
         signs = np.full((2, len(indices), 1), [[[PLUS]], [[EQUALS]]])
-        parts = [_digits(first, n), signs[0], _digits(second, n), signs[1], sums[:, ::-1] if self.reverse else sums]
+        parts = [_digits(first, n), signs[0], _digits(second, n), signs[1], _digits(first + second, n + 1)]
         ideal = np.zeros((len(indices), 3 * n + 2))
         ideal[:, : 2 * n + 1] = np.nan
         return np.concatenate(parts, axis=1), ideal

@@ -30,7 +30,8 @@ class Markov(Synthetic):
 
     In each state `n_next` symbols are possible, with probabilities from a Dirichlet distribution. Symbol 0 is one of
     them, so from every state the chain can come to the state of zeros and stay there: it has one stationary
-    distribution (a chain with one closed class that is aperiodic). Sequences begin in it.
+    distribution (a chain with one closed class that is aperiodic). Sequences begin in it. The others are one of each
+    part of the alphabet, and later parts are larger: as in texts, the n-th symbol is about 1/n as frequent (Zipf).
 
     A target counts if the context holds all symbols that decide it.
 
@@ -67,7 +68,8 @@ class Markov(Synthetic):
     @cached_property
     def chain(self) -> Chain:
         random, n_states = np.random.default_rng(self.seed), self.vocab_size**self.order
-        bounds = np.linspace(1, self.vocab_size, self.n_next).astype(np.int64)  # one symbol from each part, and 0
+        spaced = np.geomspace(1, self.vocab_size, self.n_next).astype(np.int64)
+        bounds = np.maximum(spaced, np.arange(1, self.n_next + 1))  # one symbol of each part, and 0
         others = random.integers(bounds[:-1], bounds[1:], size=(n_states, self.n_next - 1))
         symbols = np.concatenate([np.zeros((n_states, 1), dtype=np.int64), others], axis=1)
         probabilities = random.dirichlet(np.full(self.n_next, self.concentration), size=n_states)
