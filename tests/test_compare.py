@@ -132,6 +132,13 @@ def test_the_interval_holds_the_true_mean_in_19_of_20_draws() -> None:
     assert np.mean(holds) == pytest.approx(0.95, abs=0.01), "three standard errors"
 
 
+def test_the_two_best_of_five_equal_settings_are_rarely_called_different() -> None:
+    draws = np.random.default_rng(3).normal(size=(4000, 5, 3))  # (draws, settings, seeds)
+    ranked = np.take_along_axis(draws, draws.mean(2).argsort(axis=1)[..., None], axis=1)
+    claims = [interval(second - best)[0] > 0 for best, second in ranked[:, :2]]
+    assert np.mean(claims) == pytest.approx(0.02, abs=0.007), "three standard errors"
+
+
 def test_the_interval_is_that_of_a_paired_t_test() -> None:
     from scipy import stats
 
