@@ -17,7 +17,8 @@ import gptlab as package
 from conftest import Result
 from gptlab.build import flatten
 from gptlab.comparison.runs import Run, group
-from gptlab.training.metrics import COLUMNS
+from gptlab.comparison.seeds import interval
+from gptlab.training.metrics import COLUMNS, ENTROPY_RATE
 from gptlab.training.run_files import write_config
 
 Command = Callable[..., Result]
@@ -70,18 +71,20 @@ def write_run(
     every: int = 10,
     pace: float = 0.5,
     bits: str | None = None,
+    entropy_rate: float | None = None,
     **changes: Any,
 ) -> Path:
     """A run directory as training leaves it; `pace` is seconds a step, `bits` per byte are the loss by default."""
     run_dir = Path(directory)
     run_dir.mkdir(parents=True)
     write_config(run_dir, nested(settings_with(run_dir=str(run_dir.absolute()), **changes)))
-    rows = [",".join(COLUMNS)]
+    rows = [",".join(COLUMNS if entropy_rate is None else [*COLUMNS, ENTROPY_RATE])]
     for step in range(1, steps + 1):
         loss = curve(step)
         per_byte = f"{loss:.6g}" if bits is None else bits
         val = f"{loss:.6g},{np.exp(min(loss, 700.0)):.6g},{per_byte}" if step % every == 0 else ",,"
-        rows.append(f"{step},{step * 1024},{step * pace:.6g},{loss:.6g},{val},0.001,1.5,2048,")
+        known = "" if entropy_rate is None else f",{entropy_rate}" if step % every == 0 else ","
+        rows.append(f"{step},{step * 1024},{step * pace:.6g},{loss:.6g},{val},0.001,1.5,2048,{known}")
     (run_dir / "metrics.csv").write_text("\n".join(rows) + "\n")
     return run_dir
 
@@ -121,6 +124,143 @@ def test_the_mean_is_over_the_steps_that_all_seeds_have(gptlab: Command) -> None
     assert cells[3].startswith(f"{4.0 + 4 * np.exp(-3):.4f} ±")
     assert cells[7] == "60", "and no step further"
     assert "1, …: its 3 runs end at steps 60 to 100" in result.out
+
+
+def test_the_interval_holds_the_true_mean_in_19_of_20_draws() -> None:
+    draws = np.random.default_rng(1).normal(0.3, 2.0, size=(5000, 4))
+    holds = [low < 0.3 < high for low, high in map(interval, draws)]
+    assert np.mean(holds) == pytest.approx(0.95, abs=0.01), "three standard errors"
+
+
+def test_the_two_best_of_five_equal_settings_are_rarely_called_different() -> None:
+    draws = np.random.default_rng(3).normal(size=(4000, 5, 3))  # (draws, settings, seeds)
+    ranked = np.take_along_axis(draws, draws.mean(2).argsort(axis=1)[..., None], axis=1)
+    claims = [interval(second - best)[0] > 0 for best, second in ranked[:, :2]]
+    assert np.mean(claims) == pytest.approx(0.02, abs=0.007), "three standard errors"
+
+
+def test_the_interval_is_that_of_a_paired_t_test() -> None:
+    from scipy import stats
+
+    a, b = np.random.default_rng(2).normal(size=(2, 5))
+    assert interval(a - b) == pytest.approx(tuple(stats.ttest_rel(a, b).confidence_interval()))
+
+
+OFFSETS = {1: -0.5, 2: 0.3, 3: 0.1, 4: 0.6}
+"""What a seed adds to the loss of every setting."""
+
+
+def write_two_settings(seeds: list[int], offsets: list[float], *, gap: float) -> None:
+    """Runs of two learning rates with the seeds 1 to 4; the second has these `seeds`, in the order of `offsets`."""
+    for seed, offset in OFFSETS.items():
+        write_run(f"runs/a{seed}", falling(2.0 + offset), seed=seed, optimizer__lr=0.1)
+    for seed, offset in zip(seeds, offsets, strict=True):
+        write_run(f"runs/b{seed}", falling(2.0 + gap + offset + seed / 100), seed=seed, optimizer__lr=0.2)
+
+
+def test_an_effect_that_seeds_share_cancels_because_runs_are_paired_by_seed(gptlab: Command) -> None:
+    write_two_settings([1, 2, 3, 4], [*OFFSETS.values()], gap=0.1)
+    differences = 0.1 + np.arange(1, 5) / 100
+    half = 3.18245 * differences.std(ddof=1) / 2  # t of 3 degrees of freedom
+    low, high = differences.mean() - half, differences.mean() + half
+    found = f"0.1250 lower than optimizer.lr=0.2 (95 % interval {low:.4f} to {high:.4f}, 4 seeds in common)"
+    assert f"\n\noptimizer.lr=0.1 is {found}: more than noise\n\n" in gptlab("compare", "runs").out
+
+
+def test_the_same_losses_with_other_seeds_are_no_more_than_noise(gptlab: Command) -> None:
+    write_two_settings([1, 2, 3, 4], [*OFFSETS.values()][::-1], gap=0.1)
+    (sentence,) = [line for line in gptlab("compare", "runs").out.splitlines() if "interval" in line]
+    assert sentence.startswith("optimizer.lr=0.1 is 0.1250 lower than optimizer.lr=0.2 (95 % interval -")
+    assert sentence.endswith("4 seeds in common): no more than noise")
+
+
+def test_only_seeds_in_common_are_paired_and_a_repeated_run_counts_once(gptlab: Command) -> None:
+    write_two_settings([2, 3, 7], [0.3, 0.1, 5.0], gap=0.1)
+    write_run("runs/again", falling(2.3 + 0.1 + 0.02), seed=2, optimizer__lr=0.2)
+    sentence = next(line for line in gptlab("compare", "runs").out.splitlines() if "interval" in line)
+    assert "is 0.1250 lower" in sentence
+    assert "2 seeds in common" in sentence
+
+
+def test_where_larger_is_better_the_best_is_higher(gptlab: Command) -> None:
+    for seed in (1, 2, 3):
+        for lr, speed in ((0.1, 2000), (0.2, 3000)):
+            metrics = write_run(f"runs/{lr}/{seed}", seed=seed, optimizer__lr=lr) / "metrics.csv"
+            metrics.write_text(metrics.read_text().replace(",2048,\n", f",{speed + seed + lr},\n"))
+    out = gptlab("compare", "runs", "metric=tokens_per_second").out
+    assert "optimizer.lr=0.2 is 1,000.1 higher than optimizer.lr=0.1 (95 % interval 1,000.1 to 1,000.1, 3" in out
+
+
+def test_of_many_settings_the_two_best_are_compared_and_the_ends_are_told(gptlab: Command) -> None:
+    for lr, end in ((0.1, 4.0), (0.2, 2.0), (0.3, 3.0)):
+        for seed in (1, 2):
+            write_run(f"runs/{lr}/{seed}", falling(end), seed=seed, optimizer__lr=lr, steps=int(200 * lr))
+    out = gptlab("compare", "runs").out
+    assert "optimizer.lr=0.2 is " in out
+    assert " lower than optimizer.lr=0.3 (" in out
+    assert "2 seeds in common, at steps 40 and 60): more than noise" in out
+    assert out.count("noise") == 1
+
+
+ADVICE = "a difference may be noise; train each setting with several (-m seed=1,2,3)"
+
+
+def test_one_seed_is_warned_of_once(gptlab: Command) -> None:
+    for lr, seeds in ((0.1, [1, 2]), (0.2, [1, 2]), (0.3, [1]), (0.4, [1])):
+        for seed in seeds:
+            write_run(f"runs/{lr}/{seed}", falling(2 + lr + seed / 10), seed=seed, optimizer__lr=lr)
+    out = gptlab("compare", "runs").out
+    assert "optimizer.lr=0.1 is 0.1000 lower than optimizer.lr=0.2" in out
+    assert f"\none seed only (2 of 4 lines): {ADVICE}\n" in out
+    out = gptlab("compare", "runs/0.1/1", "runs/0.3", "runs/0.4").out
+    assert "interval" not in out
+    assert out.count(ADVICE) == 1
+
+
+def test_different_seeds_are_no_pairs(gptlab: Command) -> None:
+    for seed, lr in ((1, 0.1), (2, 0.1), (2, 0.2), (3, 0.2)):
+        write_run(f"runs/{seed}-{lr}", seed=seed, optimizer__lr=lr)
+    out = gptlab("compare", "runs").out
+    assert "interval" not in out
+    assert f"\nfewer than two seeds in common (the two best lines): {ADVICE}\n" in out
+
+
+def test_nothing_is_claimed_of_one_line_of_models_that_see_ahead_and_of_values_that_do_not_compare(
+    gptlab: Command,
+) -> None:
+    for seed in (1, 2):
+        for lr in (0.1, 0.2):
+            write_run(f"runs/{lr}/{seed}", falling(lr), seed=seed, optimizer__lr=lr)
+        (Path(f"runs/0.2/{seed}") / "summary.json").write_text('{"causal": false}')
+        write_run(f"other/{seed}", falling(3.0), seed=seed, tokenizer=BPE, optimizer__lr=0.1)
+    for words in (["runs/0.1"], ["runs"], ["runs/0.1", "other", "metric=val_loss"]):
+        assert "noise" not in gptlab("compare", *words).out, words
+    assert "more than noise" in gptlab("compare", "runs/0.1", "other").out, "bits per byte compare"
+
+
+def test_a_known_entropy_rate_is_a_floor_of_losses_per_token(gptlab: Command, monkeypatch: pytest.MonkeyPatch) -> None:
+    figures: list[Any] = []
+    monkeypatch.setattr("gptlab.comparison.curves.save", lambda figure, picture: figures.append(figure))
+    for lr in (0.1, 0.2):
+        for seed in (1, 2, 3):
+            write_run(f"runs/{lr}/{seed}", falling(2 + lr), seed=seed, optimizer__lr=lr, entropy_rate=1.0832)
+    for metric in ("val_loss", "train_loss"):
+        assert "\n  entropy rate: 1.0832 nats per token\n" in gptlab("compare", "runs", f"metric={metric}").out
+        axes = figures[-1].axes[0]
+        assert [line.get_ydata()[0] for line in axes.lines if line.get_linestyle() == "--"] == [1.0832]
+        assert axes.get_ylim()[0] < 1.0832
+        assert [text.get_text() for text in axes.texts][-1] == "entropy rate"
+    assert "entropy rate" not in gptlab("compare", "runs", "metric=val_perplexity").out
+
+
+def test_different_entropy_rates_are_named_by_their_lines(gptlab: Command) -> None:
+    for order, rate in ((1, 1.5), (2, 1.25)):
+        write_run(f"runs/{order}", falling(rate), data__order=order, entropy_rate=rate)
+    write_run("runs/unknown", data__order=3)
+    out = gptlab("compare", "runs", "metric=val_loss", "to=picture.svg").out
+    for order, rate in ((1, 1.5), (2, 1.25)):
+        assert f"entropy rate, data.order={order}: {rate:.4f} nats per token" in out
+        assert f"entropy rate, data.order={order}" in Path("picture.svg").read_text()
 
 
 BPE = {"_target_": "gptlab.tokenizer.bpe.BPETokenizer", "vocab_size": 512}

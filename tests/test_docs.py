@@ -1,4 +1,4 @@
-"""docs/extend.md and docs/python.md do what they say: their files are written, their commands and their code run."""
+"""Pages of docs/ do what they say: their files are written, their commands and their code run."""
 
 import json
 import os
@@ -89,6 +89,32 @@ def test_the_commands_for_large_corpora_run(workplace: Path) -> None:
         _, *arguments = shlex.split(line)
         run(str(GPTLAB), *arguments, *(tiny if arguments[0] == "train" else []), cwd=workplace)
     assert len(lines) == 3
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_the_commands_for_comparing_ideas_run(workplace: Path) -> None:
+    tiny = [
+        "model.n_layers=1",
+        "model.n_heads=2",
+        "model.d_model=16",
+        "context_length=16",
+        "max_steps=2",
+        "trainer=cpu",
+    ]
+    page = "compare-ideas-fairly.md"
+    lines = [line for _, language, text in blocks(page) if language == "bash" for line in text.splitlines()]
+    outs = []
+    for line in lines:
+        program, command, *arguments = shlex.split(line.replace("seed=1,2,3,4,5", "seed=1,2"))
+        assert program == "gptlab"
+        outs.append(run(str(GPTLAB), command, *arguments, *(tiny if command == "train" else []), cwd=workplace))
+    tuned, paired, by_bytes, floors = (out for out, line in zip(outs, lines, strict=True) if "compare" in line)
+    assert "one seed only (6 of 6 lines)" in tuned
+    assert "2 seeds in common" in paired
+    assert "sorted by val_bits_per_byte" in by_bytes
+    assert "2 seeds in common" in by_bytes
+    assert "3-gram: " in floors
 
 
 def test_an_extension_takes_thirty_lines() -> None:

@@ -1,9 +1,12 @@
 import math
 from pathlib import Path
+from typing import Any
+
+import pytest
 
 from gptlab.training.callbacks.curves import draw_curves
 from gptlab.training.loggers.metrics_csv import CSV
-from gptlab.training.metrics import COLUMNS, read_metrics
+from gptlab.training.metrics import COLUMNS, ENTROPY_RATE, read_metrics
 
 
 def write(directory: Path, steps: range) -> CSV:
@@ -45,6 +48,24 @@ def test_curves_are_a_picture(tmp_path: Path) -> None:
     picture = (tmp_path / "curves.png").read_bytes()
     assert picture.startswith(b"\x89PNG")
     assert len(picture) > 10_000
+
+
+def test_a_known_entropy_rate_is_a_line_of_the_curves_within_the_picture(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    figures: list[Any] = []
+    monkeypatch.setattr("gptlab.training.callbacks.curves.save", lambda figure, picture: figures.append(figure))
+    write(tmp_path, range(1, 30))
+    draw_curves(tmp_path / "metrics.csv", tmp_path / "curves.png")
+    logger = CSV(save_dir=str(tmp_path / "known"))
+    logger.begin([ENTROPY_RATE], step=0)
+    for step in range(1, 30):
+        logger.log_metrics({"train/loss": 5.0, "tokens": 100 * step}, step)
+    logger.log_metrics({"val/loss": 6.0, ENTROPY_RATE: 1.08321}, 29)
+    draw_curves(tmp_path / "known" / "metrics.csv", tmp_path / "curves.png")
+    entries = [[text.get_text() for text in figure.axes[0].get_legend().get_texts()] for figure in figures]
+    assert ["entropy rate 1.0832" in names for names in entries] == [False, True]
+    assert figures[1].axes[0].get_ylim()[0] < 1.0832
 
 
 def test_curves_of_a_model_that_is_not_causal_say_so(tmp_path: Path) -> None:

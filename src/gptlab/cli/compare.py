@@ -14,8 +14,9 @@ from gptlab.cli.floors import floors, orders_of
 from gptlab.cli.report import counted, shortened
 from gptlab.comparison.curves import BITS_PER_BYTE, Line, draw, make_lines, smoothing, table
 from gptlab.comparison.runs import Run, common_parent, differences, find_runs, group
+from gptlab.comparison.seeds import verdict
 from gptlab.errors import UserError
-from gptlab.training.metrics import COLUMNS, METRICS, read_metrics
+from gptlab.training.metrics import COLUMNS, ENTROPY_RATE, METRICS, read_metrics
 from gptlab.training.run_files import read_config, read_summary
 
 OVER = ("steps", "tokens", "seconds")
@@ -73,9 +74,9 @@ def draw_runs(settings: CompareSettings) -> Iterator[str]:
     window = smoothing(measured, column)
     lines = make_lines(groups, column, over=settings.over, window=window)
     caveat = _caveat(column, different)
-    baselines = _floors(settings.ngram, measured, column, different)
+    baselines, rates = _floors(settings.ngram, measured, column, different), _entropy_rates(lines, column)
     try:
-        draw(lines, picture, column=column, over=settings.over, window=window, caveat=caveat, floors=baselines)
+        draw(lines, picture, column=column, over=settings.over, window=window, caveat=caveat, floors=baselines | rates)
     except OSError as error:
         raise UserError(f"{picture} cannot be written ({error.strerror}): name the picture with to=") from None
 
@@ -84,6 +85,8 @@ def draw_runs(settings: CompareSettings) -> Iterator[str]:
     yield f"{counted(len(measured), 'run')}, {counted(len(lines), 'line')}, sorted by {metric}\n"
     yield from (f"  {row}" for row in table(lines, column, metric=metric))
     yield from (f"  {name}: {value:.4f} by counting alone" for name, value in baselines.items())
+    yield from (f"  {name}: {value:.4f} nats per token" for name, value in rates.items())
+    yield from () if caveat else [f"\n{sentence}" for sentence in verdict(lines)]
     yield f"\n{shortened(picture)}: {metric} over {settings.over}"
 
 
@@ -95,6 +98,13 @@ def _floors(ngram: str | None, runs: list[Run], column: str, different: str) -> 
         why = f"the {different} of these runs differ" if different else "another metric is compared"
         raise UserError(f"ngram={ngram} is a floor of val_loss on one text with one tokenizer: {why}")
     return floors(runs[0].directory, orders_of(ngram))
+
+
+def _entropy_rates(lines: list[Line], column: str) -> dict[str, float]:
+    """The distinct entropy rates of the data in nats per token, by name; empty if none is known."""
+    known = [(round(line.at_end(ENTROPY_RATE), 4), line.label) for line in lines if column in (LOSS, "train/loss")]
+    labels = {rate: label for rate, label in reversed(known) if np.isfinite(rate)}
+    return {"entropy rate" if len(labels) == 1 else f"entropy rate, {label}": rate for rate, label in labels.items()}
 
 
 def _with_directories(arguments: list[str]) -> Iterator[str]:

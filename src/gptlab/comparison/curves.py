@@ -26,7 +26,7 @@ NAMED = ("#3f90da", "#ffa90e", "#bd1f01", "#832db6", "#94a4a2", "#a96b59", "#e76
 OTHERS = "#b5bcc4"
 THICK, THIN = 1.9, 0.8
 WIDTH, HEIGHT, DPI = 8.2, 5.2, 130  # of the curves, in inches; the legend is added below
-LONGEST_LABEL = 100
+LONGEST_LABEL, LONGEST_FLOOR = 100, 50
 DIGITS = 5
 MARKED = 30
 """Lines of up to this many points have a marker at each."""
@@ -133,7 +133,7 @@ def _mean(name: str, members: Sequence[Line]) -> Line:
 
 def table(lines: Sequence[Line], column: str, *, metric: str) -> list[str]:
     """A header and a row for each line: its runs, tokenizer and data, its last and its best value, and its cost."""
-    decimals = _decimals(lines[0].mean[-1])
+    decimals = decimals_for(lines[0].mean[-1])
     header = ["", "runs", "tokenizer", "data", metric, "best", "at step", "bits/byte", "steps", "tokens", "seconds"]
     rows = [header]
     for line in lines:
@@ -141,7 +141,7 @@ def table(lines: Sequence[Line], column: str, *, metric: str) -> list[str]:
         bits_per_byte = line.at_end(BITS_PER_BYTE)
         name = line.label + ("" if line.is_causal else " (not causal)")
         row = [name, str(len(line.runs)), line.runs[0].tokenizer, line.runs[0].data, _last_value(line, decimals)]
-        row += [_number(line.mean[best], decimals), f"{line.steps[best]:,.0f}"]
+        row += [number(line.mean[best], decimals), f"{line.steps[best]:,.0f}"]
         row += ["-" if math.isnan(bits_per_byte) else f"{bits_per_byte:.4f}", f"{line.steps[-1]:,.0f}"]
         rows.append([*row, short(line.at_end("tokens")), f"{line.at_end('seconds'):,.0f}"])
     columns = []
@@ -153,16 +153,16 @@ def table(lines: Sequence[Line], column: str, *, metric: str) -> list[str]:
 
 def _last_value(line: Line, decimals: int) -> str:
     """Mean and spread at the end: `4.2130 ± 0.0120`."""
-    spread = "" if line.spread is None else f" ± {_number(line.spread[-1], decimals)}"
-    return _number(line.mean[-1], decimals) + spread
+    spread = "" if line.spread is None else f" ± {number(line.spread[-1], decimals)}"
+    return number(line.mean[-1], decimals) + spread
 
 
-def _decimals(value: float) -> int:
+def decimals_for(value: float) -> int:
     """How many decimals show DIGITS digits of this value."""
     return max(0, DIGITS - 1 - math.floor(math.log10(abs(value)))) if value else DIGITS - 1
 
 
-def _number(value: float, decimals: int) -> str:
+def number(value: float, decimals: int) -> str:
     return f"{value:,.{decimals}f}" if abs(value) < 1e6 else f"{value:.4g}"
 
 
@@ -189,7 +189,7 @@ def draw(
 
     figure = Figure(figsize=(WIDTH, HEIGHT), dpi=DPI)
     axes = figure.subplots()
-    decimals = _decimals(lines[0].mean[-1])
+    decimals = decimals_for(lines[0].mean[-1])
     for rank, line in reversed([*enumerate(lines)]):  # the best on top
         count = f" ({len(line.runs)} runs)" if len(line.runs) > 1 else ""
         mark = "" if line.is_causal else ", not causal: it sees the tokens it is asked for"
@@ -223,11 +223,11 @@ def draw(
 
 
 def _draw_floors(axes: "Axes", floors: dict[str, float]) -> None:
-    """Dashed lines with their names on the left, all within the picture."""
+    """Dashed lines within the picture, with their names on the right of it, where no curve is."""
     for name, value in floors.items():
         axes.axhline(value, color=FAINT, linewidth=THIN, linestyle=(0, (5, 4)), zorder=1)
-        place = (0.01, value)
-        axes.annotate(name, place, xycoords=("axes fraction", "data"), va="bottom", color=FAINT, fontsize="small")
+        coordinates, look = ("axes fraction", "data"), font(8.5, FAINT, va="center")
+        axes.annotate(label(name, LONGEST_FLOOR), (1.01, value), xycoords=coordinates, **look)
     low, high = axes.get_ylim()
     axes.set_ylim(min([low, *(value - 0.03 * (high - low) for value in floors.values())]), high)
 

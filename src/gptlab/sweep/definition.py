@@ -14,7 +14,7 @@ from gptlab.files import write_yaml
 from gptlab.sweep.space import Cases, Parameter, parameter
 
 SWEEP = "sweep.yaml"
-SAMPLERS = {"tpe": None, "random": None, "grid": None, "cmaes": "cmaes", "gp": "scipy"}
+SAMPLERS = {"tpe": None, "random": None, "grid": None, "cmaes": "cmaes", "gp": None}
 """Each sampler, and the package that it needs besides Optuna."""
 PRUNERS = ("median", "successive_halving", "hyperband")
 METRICS = (

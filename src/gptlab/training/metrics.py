@@ -6,13 +6,15 @@ from pathlib import Path
 
 from gptlab.training.run_files import METRICS
 
-__all__ = ["COLUMNS", "METRICS", "read_metrics", "read_rows"]
+__all__ = ["COLUMNS", "ENTROPY_RATE", "METRICS", "read_metrics", "read_rows"]
 
 COLUMNS = (
     *("step", "tokens", "seconds", "train/loss", "val/loss", "val/perplexity", "val/bits_per_byte"),
     *("lr", "grad_norm", "tokens_per_second", "mfu"),
 )
 """The columns of every run. An objective's further metrics follow."""
+ENTROPY_RATE = "val/entropy_rate"
+"""Nats per token, the lowest loss that a model can reach; a column only if the data has a known one."""
 
 
 def read_rows(path: Path) -> tuple[list[str], list[list[str]]]:

@@ -10,7 +10,7 @@ import numpy as np
 from lightning.pytorch.utilities.rank_zero import rank_zero_only
 
 from gptlab.training.drawing import frame, running_mean, save, short
-from gptlab.training.metrics import read_metrics
+from gptlab.training.metrics import ENTROPY_RATE, read_metrics
 from gptlab.training.run_files import CURVES, METRICS, read_summary
 from gptlab.training.stops import Interrupted
 
@@ -70,6 +70,10 @@ def draw_curves(metrics_csv: Path, picture: Path) -> None:
     axes.plot(steps[trained], mean, color=TRAIN_MEAN, linewidth=1.8, label="train, running mean")
     label = f"validation, best {np.nanmin(val):.3f}" if validated.any() else None
     axes.plot(steps[validated], val[validated], "o-", color=VAL, linewidth=1.8, markersize=4, label=label)
+    rates = metrics.get(ENTROPY_RATE, np.empty(0))
+    for rate in rates[np.isfinite(rates)][-1:]:
+        dashes: dict[str, Any] = {"linewidth": 1.2, "linestyle": (0, (5, 4)), "zorder": 1}
+        axes.axhline(rate, color="0.4", label=f"entropy rate {rate:.4f}", **dashes)
     axes.set(xlabel="optimizer steps", ylabel=f"loss, nats per {unit}")
     if unit == "token":
         per_step = (metrics["tokens"] / np.maximum(steps, 1))[np.isfinite(metrics["tokens"]) & (steps > 0)]
