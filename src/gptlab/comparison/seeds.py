@@ -41,12 +41,12 @@ def verdict(lines: Sequence[Line]) -> Iterator[str]:
 
 
 def _by_seed(line: Line) -> dict[Any, float]:
-    """The value of each seed at the line's last step; the mean of runs that repeat a seed."""
+    """The value of each seed at the line's last step, or its own last one if time is the budget; the mean of repeats."""
     values: dict[Any, list[float]] = {}
     for its in line.members or [line]:
-        if its.runs[0].settings is not None:
-            end = float(its.mean[its.steps == line.steps[-1]][0])
-            values.setdefault(its.runs[0].settings.get("seed"), []).append(end)
+        if (settings := its.runs[0].settings) is not None:
+            common = its.steps == line.steps[-1] if settings.get("max_minutes") is None else [-1]
+            values.setdefault(settings.get("seed"), []).append(float(its.mean[common][0]))
     return {seed: sum(ends) / len(ends) for seed, ends in values.items()}
 
 
