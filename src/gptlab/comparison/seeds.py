@@ -41,7 +41,7 @@ def verdict(lines: Sequence[Line]) -> Iterator[str]:
 
 
 def _by_seed(line: Line) -> dict[Any, float]:
-    """The value of each seed at the line's last step, or its own last one if time is the budget; the mean of repeats."""
+    """Each seed's value at the line's last step, or its own last one if time is the budget; repeats are averaged."""
     values: dict[Any, list[float]] = {}
     for its in line.members or [line]:
         if (settings := its.runs[0].settings) is not None:
