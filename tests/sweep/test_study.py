@@ -195,7 +195,6 @@ def test_a_sampler_that_lacks_its_package_says_which(monkeypatch: pytest.MonkeyP
     changed(sampler="cmaes")
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     changed(sampler="tpe")
-    for sampler, package in (("cmaes", "cmaes"), ("gp", "scipy")):
-        with pytest.raises(ValueError) as error:
-            changed(sampler=sampler)
-        assert str(error.value) == f"sampler={sampler} needs the package {package}: pip install 'gptlab[samplers]'"
+    with pytest.raises(ValueError) as error:
+        changed(sampler="cmaes")
+    assert str(error.value) == "sampler=cmaes needs the package cmaes: pip install 'gptlab[samplers]'"
