@@ -97,8 +97,8 @@ def test_the_flops_of_each_run_are_stated_in_three_ways(fitted: tuple[Path, str]
     assert len(points) == 12
     for point in points:
         n, d = point["parameters"], point["tokens"]
-        assert point["6_D_parameters"] == 6 * n * d
-        assert point["6_D_non_embedding_parameters"] == 6 * (n - 2_000) * d
+        assert point["6_N_D"] == 6 * n * d
+        assert point["6_N_D_without_embeddings"] == 6 * (n - 2_000) * d
         assert point["flops"] == 6.3 * n * d
 
 

@@ -106,9 +106,7 @@ def _planned(config: build.Config, sweep_dir: Path) -> Point:
     """The sizes of the larger model; its vocabulary is that of the trials. Raises UserError if no checkpoint has it."""
     checkpoint = next(filter(None, map(find_checkpoint, sorted(sweep_dir.glob("[0-9]*")))), None)
     if checkpoint is None:
-        raise UserError(
-            f"no run in {shortened(sweep_dir)} has a checkpoint, which would tell the size of the vocabulary"
-        )
+        raise UserError(f"no run in {shortened(sweep_dir)} has a checkpoint, which tells the size of the vocabulary")
     model = build.meta_model(config, read_checkpoint(checkpoint)["gptlab"]["vocab_size"])
     tables = {p for module in model.modules() if isinstance(module, nn.Embedding) for p in module.parameters()}
     n, n_in_tables = (sum(p.numel() for p in some) for some in (model.parameters(), tables))

@@ -148,9 +148,9 @@ def _absolute(key: str, value: Any) -> Any:
 
 
 def _check_trials(config: DictConfig, loader: ConfigLoader, fixed: list[str], definition: Definition) -> Any:
-    """Raises UserError or an error of Hydra's if a key or a choice is unknown, or if no trial is possible.
+    """The configuration of the held-out run, if there is one.
 
-    Returns the configuration of the held-out run; None if there is none.
+    Raises UserError or an error of Hydra's if a key or a choice is unknown, or if no trial is possible.
     """
 
     def composed(overrides: list[str]) -> DictConfig:

@@ -12,11 +12,11 @@ from gptlab.errors import UserError
 from gptlab.inspection.drawing import FAINT, INK
 from gptlab.training.drawing import frame, log_scale, save, short
 
-N, WITHOUT_EMBEDDINGS, D = "parameters", "non_embedding_parameters", "tokens"
-BOTH = "L(N, D)"
-JOINT = {BOTH: N, "L(N, D), N without embeddings": WITHOUT_EMBEDDINGS}
+N, D = "parameters", "tokens"
+JOINT = (BOTH, WITHOUT_EMBEDDINGS) = ("L(N, D)", "L(N, D), N without embeddings")
 LAWS: dict[str, tuple[tuple[str, ...], str, str | None]] = {
-    **{law: ((n, D), "E A alpha B beta G a b", None) for law, n in JOINT.items()},
+    BOTH: ((N, D), "E A alpha B beta G a b", None),
+    WITHOUT_EMBEDDINGS: (("non_embedding_parameters", D), "E A alpha B beta G a b", None),
     **{"L(N)": ((N,), "E A alpha", D), "L(D)": ((D,), "E B beta", N)},
 }
 """Of each law its sizes, its numbers, and the size of which it takes only the runs with the largest."""
@@ -44,7 +44,8 @@ class Point:
     @property
     def content(self) -> dict[str, Any]:
         """Its numbers, with 6 N D beside the exact FLOPs."""
-        return asdict(self) | {f"6_D_{n}": 6 * getattr(self, n) * self.tokens for n in JOINT.values()}
+        n, without, d = self.parameters, self.non_embedding_parameters, self.tokens
+        return asdict(self) | {"6_N_D": 6 * n * d, "6_N_D_without_embeddings": 6 * without * d}
 
 
 def fit_laws(points: list[Point], *, progress: Callable[[], object]) -> dict[str, Fit]:
@@ -73,8 +74,8 @@ def described(points: list[Point], fits: dict[str, Fit], held_out: Point | None)
     for law, found in fits.items():
         table = np.column_stack([found.values, frontier(found.values)]) if law in JOINT else found.values
         laws[law] = {name: number(column) for name, column in zip(LAWS[law][1].split(), table.T, strict=True)}
-    rate, (low, high) = points[0].entropy_rate, laws[BOTH]["E"]["interval"] or (np.nan, np.nan)
-    within = low <= rate <= high if rate is not None else None
+    rate, interval = points[0].entropy_rate, laws[BOTH]["E"]["interval"]
+    within = interval[0] <= rate <= interval[1] if rate is not None and interval is not None else None
     predicted: dict[str, Any] | None = None
     if held_out is not None:
         predicted = held_out.content | {law: fits[law].prediction(held_out.sizes(law)) for law in JOINT}
@@ -95,8 +96,8 @@ def lines(content: dict[str, Any]) -> Iterator[str]:
         cells = [_shown(numbers[name]) if name in numbers else "" for name in ("E", "alpha", "beta")]
         yield f"  {of_one.get(law, law):32}{''.join(f'{cell:28}' for cell in cells)}".rstrip()
     if rate is not None:
-        is_within = content["entropy_rate_in_interval_of_E"]
-        yield f"  {'entropy rate of the data':32}{rate:.4f}, {'in' if is_within else 'outside'} the interval of E"
+        where = {True: ", in the interval of E", False: ", outside the interval of E", None: ""}
+        yield f"  {'entropy rate of the data':32}{rate:.4f}{where[content['entropy_rate_in_interval_of_E']]}"
     yield "\nbest sizes at C = 6 N D FLOPs: N grows as C^a, D as C^(1 - a)"
     for law in JOINT:
         n, d = (10 ** laws[law][name]["value"] for name in "ab")
@@ -142,8 +143,8 @@ def draw(points: list[Point], values: np.ndarray, held_out: dict[str, Any] | Non
             axes.minorticks_off()
         axes.set_xlabel("FLOPs, 6 N D" if across is None else (N, D)[across])
         place: dict[str, Any] = {"loc": "lower left", "bbox_to_anchor": (0, 1), "ncols": 9, "alignment": "left"}
-        look: dict[str, Any] = {"frameon": False, "fontsize": "small", "title_fontsize": "small", "handletextpad": 0.4}
-        axes.legend(title="" if across is None else (N, D)[by], labelcolor=INK, columnspacing=1.2, **place, **look)
+        look: dict[str, Any] = {"frameon": False, "fontsize": "small", "handletextpad": 0.4, "columnspacing": 1.2}
+        axes.legend(title="" if across is None else (N, D)[by], labelcolor=INK, title_fontsize="small", **place, **look)
         if (rate := points[0].entropy_rate) is not None:
             axes.axhline(rate, color=FAINT, linewidth=1, linestyle=(0, (5, 4)), zorder=1)
             where = {"xycoords": ("axes fraction", "data"), "va": "bottom", "fontsize": "small"}
@@ -155,7 +156,7 @@ def draw(points: list[Point], values: np.ndarray, held_out: dict[str, Any] | Non
 
 def _draw_frontier(axes: Any, values: np.ndarray, x: np.ndarray, held_out: dict[str, Any] | None) -> None:
     """The least loss at each number of FLOPs, and the prediction for the larger model beside what it reached."""
-    flops, larger = 6 * x.prod(axis=1), held_out[f"6_D_{N}"] if held_out is not None else 0
+    flops, larger = 6 * x.prod(axis=1), held_out["6_N_D"] if held_out is not None else 0
     flops = np.geomspace(flops.min(), max(flops.max(), larger), 100)
     scale, a, b = frontier(values)
     least = loss_at(values, np.column_stack([scale * (flops / 6) ** a, (flops / 6) ** b / scale]))

@@ -59,16 +59,11 @@ def frontier(values: np.ndarray) -> np.ndarray:
 
 
 def fit(x: np.ndarray, losses: np.ndarray, *, n_refits: int, progress: Callable[[], object] = lambda: None) -> Fit:
-    """Fit E, A_i and alpha_i. The intervals are those of a parametric bootstrap.
+    """Fit losses (n,) at x (n, k). Raises ValueError if they are fewer than the parameters of the law.
 
-    A refit sees losses of the fitted law with normal noise in log loss. Its variance is that of the residuals, with
-    n - p degrees of freedom, and is drawn anew for each refit (scaled inverse chi-squared). Resampled residuals would
-    be too small, because the Huber loss makes about p of them zero.
-
-    Args:
-        x: (n, k), positive: parameters, or tokens, or both.
-        losses: (n,), nats per token. Raises ValueError if they are fewer than the parameters of the law.
-        progress: called before each refit.
+    The refits are a parametric bootstrap: each sees losses of the law with normal noise in log loss. Its variance
+    is that of the residuals with n - p degrees of freedom, drawn anew for each refit (scaled inverse chi-squared).
+    Resampled residuals would be too small, because the Huber loss makes about p of them zero.
     """
     n, n_parameters = len(losses), 1 + 2 * x.shape[1]
     if n < n_parameters:
