@@ -70,6 +70,14 @@ def test_one_outlier_does_not_move_the_law() -> None:
     assert fit(LADDER, losses, n_refits=0).values[0] == pytest.approx(CHINCHILLA, rel=0.02)
 
 
+def test_a_floor_that_noise_hides_has_a_wide_interval() -> None:
+    x = LADDER[(LADDER[:, 0] < 1e9) & (LADDER[:, 1] < 1e10)]
+    noise = np.exp(0.03 * np.random.default_rng(0).standard_normal(len(x)))
+    low, high = number(fit(x, loss_at(CHINCHILLA, x) * noise, n_refits=100).values[:, 0])["interval"]
+    assert low < 1.69 < high
+    assert high > low + 1
+
+
 def test_the_frontier_has_the_least_loss_of_all_splits_of_the_compute() -> None:
     flops = np.array([1e18, 1e21, 1e24])
     scale, a, b = frontier(CHINCHILLA)

@@ -12,7 +12,8 @@ import numpy as np
 
 DELTA = 1e-3  # residual in log loss from which the Huber loss is linear
 EXPONENTS, N_STARTS = (0.1, 0.2, 0.35, 0.5, 0.8, 1.2), 4  # a grid; the best of its points are starts
-EXPONENT_BOUNDS, LOG_BOUNDS = (0.01, 3.0), (-30.0, 30.0)  # of the exponents; of the logarithms of E and the terms
+LEAST_SHARE = 0.05  # of E and of each term in the losses that a fit starts at: near zero its gradient vanishes
+EXPONENT_BOUNDS, LOG_BOUNDS = (0.05, 3.0), (-30.0, 30.0)  # of the exponents; of the logarithms of E and the terms
 
 
 @dataclass(frozen=True, eq=False)
@@ -72,16 +73,17 @@ def fit(x: np.ndarray, losses: np.ndarray, *, n_refits: int, progress: Callable[
     logs, observed, generator = np.log(x) - center, np.log(losses), np.random.default_rng(0)
     _, best = min((_minimum(start, logs, observed) for start in _starts(logs, losses)), key=lambda found: found[0])
     fitted = np.logaddexp.reduce(_log_terms(best, logs), axis=1)
+    start, logarithms = best.copy(), [0, *range(1, n_parameters, 2)]
+    start[logarithms] = np.maximum(best[logarithms], np.log(LEAST_SHARE * losses.min()))
     found, noise = [best], []
     for _ in range(n_refits if n > n_parameters else 0):
         progress()
         scale = np.sqrt(((observed - fitted) ** 2).sum() / generator.chisquare(n - n_parameters))
         *simulated, further = scale * generator.standard_normal(n + 1)
-        found.append(_minimum(best, logs, fitted + simulated)[1])
+        found.append(_minimum(start, logs, fitted + simulated)[1])
         noise.append(further)
     values = np.array(found)  # (1 + n_refits, p), with logarithms of E and of the terms at the center
     values[:, 1::2] += values[:, 2::2] * center
-    logarithms = [0, *range(1, n_parameters, 2)]
     values[:, logarithms] = np.exp(values[:, logarithms])
     return Fit(values, np.array(noise))
 
@@ -94,7 +96,7 @@ def _starts(logs: np.ndarray, losses: np.ndarray) -> list[np.ndarray]:
     for exponents in itertools.product(EXPONENTS, repeat=logs.shape[1]):
         terms = np.column_stack([np.ones(len(losses)), np.exp(-np.array(exponents) * logs)])
         weights, error = nnls(terms / losses[:, None], np.ones(len(losses)))
-        e, *coefficients = np.log(np.maximum(weights, 1e-6 * losses.min()))
+        e, *coefficients = np.log(np.maximum(weights, LEAST_SHARE * losses.min()))
         starts.append((error, [e, *itertools.chain(*zip(coefficients, exponents, strict=True))]))
     return [np.array(start) for _, start in sorted(starts)[:N_STARTS]]
 
