@@ -72,10 +72,13 @@ def test_one_outlier_does_not_move_the_law() -> None:
 
 def test_a_floor_that_noise_hides_has_a_wide_interval() -> None:
     x = LADDER[(LADDER[:, 0] < 1e9) & (LADDER[:, 1] < 1e10)]
-    noise = np.exp(0.03 * np.random.default_rng(0).standard_normal(len(x)))
-    low, high = number(fit(x, loss_at(CHINCHILLA, x) * noise, n_refits=100).values[:, 0])["interval"]
-    assert low < 1.69 < high
-    assert high > low + 1
+    intervals = []
+    for seed in range(6):
+        noise = np.exp(0.03 * np.random.default_rng(seed).standard_normal(len(x)))
+        intervals.append(number(fit(x, loss_at(CHINCHILLA, x) * noise, n_refits=50).values[:, 0])["interval"])
+    low, high = np.array(intervals).T
+    assert ((low < CHINCHILLA[0]) & (CHINCHILLA[0] < high)).sum() >= 5
+    assert (high - low > 0.5).all()
 
 
 def test_the_frontier_has_the_least_loss_of_all_splits_of_the_compute() -> None:
