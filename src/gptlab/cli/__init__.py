@@ -18,6 +18,7 @@ COMMANDS = {
     "inspect": 'look inside a model: gptlab inspect prompt="def __init__(self, name):"',
     "compare": "draw the curves of runs in one picture: gptlab compare outputs/a outputs/b over=tokens",
     "export": "hand a model on: gptlab export checkpoint=outputs/... to=my-model",
+    "fit": "fit scaling laws to the runs of a sweep: gptlab fit outputs/scaling_law/...",
     "merge": "add an adapter to its weights: gptlab merge checkpoint=outputs/... to=my-model",
     "doctor": "what this machine has, for bug reports: gptlab doctor",
 }

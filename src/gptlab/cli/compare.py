@@ -49,7 +49,7 @@ class CompareSettings:
 
 
 def main(arguments: list[str]) -> int:
-    return run_command(compare, config_name="compare", arguments=list(_with_directories(arguments)))
+    return run_command(compare, config_name="compare", arguments=list(with_directories(arguments)))
 
 
 def compare(cfg: DictConfig) -> int:
@@ -62,7 +62,7 @@ def compare(cfg: DictConfig) -> int:
 def draw_runs(settings: CompareSettings) -> Iterator[str]:
     """Draw the picture. Yields the lines of the table. Raises UserError if there is nothing to compare."""
     names = [settings.runs] if isinstance(settings.runs, str) else settings.runs
-    runs = [_read(directory) for directory in find_runs(names)]
+    runs = [read_run(directory) for directory in find_runs(names)]
     picture = common_parent(runs) / "compare.png" if settings.to is None else Path(settings.to).expanduser().absolute()
     different = differences(runs)
     column = _column(settings.metric, runs, different)
@@ -107,7 +107,7 @@ def _entropy_rates(lines: list[Line], column: str) -> dict[str, float]:
     return {"entropy rate" if len(labels) == 1 else f"entropy rate, {label}": rate for rate, label in labels.items()}
 
 
-def _with_directories(arguments: list[str]) -> Iterator[str]:
+def with_directories(arguments: list[str]) -> Iterator[str]:
     """`a b over=tokens` as `runs=a runs=b over=tokens`.
 
     A directory with a `=` in its name, as in sweeps, is recognized if it exists or has a slash before the `=`.
@@ -121,7 +121,7 @@ def _with_directories(arguments: list[str]) -> Iterator[str]:
         before = word
 
 
-def _read(directory: Path) -> Run:
+def read_run(directory: Path) -> Run:
     config = read_config(directory)
     metrics = {name: np.array(values) for name, values in read_metrics(directory / METRICS).items()}
     summary = read_summary(directory)

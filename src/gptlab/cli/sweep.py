@@ -20,12 +20,13 @@ from gptlab import build
 from gptlab.arguments import nearest
 from gptlab.cli.compare import CompareSettings, draw_runs
 from gptlab.cli.explain import command_line
+from gptlab.cli.fit import HELD_OUT, train_held_out
 from gptlab.cli.floors import orders_of
 from gptlab.cli.free_text import FREE_TEXT, plain_words, quote_free_text
 from gptlab.cli.report import counted, shortened
 from gptlab.cli.search_space import plain_key, search_space
 from gptlab.cli.settings import AUTO, check
-from gptlab.cli.trials import trial_arguments, trial_runner, unresolved
+from gptlab.cli.trials import OURS, trial_arguments, trial_runner, unresolved
 from gptlab.errors import UserError
 from gptlab.files import as_yaml, write_whole
 from gptlab.signals import END_OF_PROCESS, leave, signal_handler, unhandled
@@ -36,7 +37,7 @@ from gptlab.sweep.report import write_report
 from gptlab.sweep.search import Search
 from gptlab.sweep.space import CASE, CASES, Parameter
 from gptlab.sweep.study import Study
-from gptlab.sweep.trial import SAVE_TIMEOUT, STATUSES, best_of
+from gptlab.sweep.trial import SAVE_TIMEOUT, STATUSES, best_of, recorded_result
 from gptlab.training.log import RunLog
 from gptlab.training.run_dir import LOCK, is_rank_zero, lock_run_dir, make_new
 
@@ -72,7 +73,7 @@ def sweep(
     fixed = [override for override in fixed if not override.startswith(OF_THIS_SESSION)]
     run_trials, n_jobs = trial_runner(config, make_launcher)
     definition = _definition(config, fixed, space, overrides, n_jobs=n_jobs)
-    _check_trials(config, loader, fixed, definition)
+    held_out = _check_trials(config, loader, fixed, definition)
     run_log = RunLog(writes=True)
     with ExitStack() as stack:
         stack.enter_context(signal_handler(*unhandled(*END_OF_PROCESS), handler=leave))
@@ -80,7 +81,7 @@ def sweep(
         resumes = config.resume_sweep is not None
         sweep_dir = _resumed(config.resume_sweep, definition) if resumes else _new_directory(config)
         stack.enter_context(lock_run_dir(sweep_dir, key="resume_sweep"))
-        for lock in sweep_dir.glob(f"[0-9]*/{LOCK}"):  # trials of a sweep that was killed are saving
+        for lock in sweep_dir.glob(f"*/{LOCK}"):  # trials of a sweep that was killed are saving
             with lock_run_dir(lock.parent, key="resume_sweep", timeout=SAVE_TIMEOUT):
                 pass
         definition.write(sweep_dir)
@@ -88,8 +89,11 @@ def sweep(
         search = Search(Study(sweep_dir, definition))
         log.info("%s in %s", counted(definition.n_planned, "trial"), shortened(sweep_dir))
         stopped_by = search.run(run_trials)
+        if held_out is not None and stopped_by is None and not search.has_too_many_failures:
+            stopped_by = train_held_out(sweep_dir, definition, held_out)
         stack.enter_context(signal_handler(signal.SIGINT, handler=lambda *_: None))  # what follows takes a second
-        return _finish(search, config, stopped_by=stopped_by)
+        status = _finish(search, config, stopped_by=stopped_by)
+        return status or int(held_out is not None and recorded_result(sweep_dir / HELD_OUT) is None)
 
 
 def command_to_resume(resume_sweep: str) -> str:
@@ -110,6 +114,8 @@ def _check_is_possible(config: DictConfig) -> None:
         raise UserError("resume= resumes one run; a sweep is resumed with resume_sweep=<its directory>")
     if config.hydra.sweeper.ngram is not None:
         orders_of(config.hydra.sweeper.ngram)
+    if config.hydra.sweeper.held_out is not None and config.hydra.runtime.choices["hydra/launcher"] != OURS:
+        raise UserError("hydra.sweeper.held_out trains on this machine: hydra/launcher=basic is needed")
 
 
 def _definition(
@@ -141,8 +147,11 @@ def _absolute(key: str, value: Any) -> Any:
     return str(place) if plain_key(key) != "init_from" or place.exists() else value
 
 
-def _check_trials(config: DictConfig, loader: ConfigLoader, fixed: list[str], definition: Definition) -> None:
-    """Raises UserError or an error of Hydra's if a key or a choice is unknown, or if no trial is possible."""
+def _check_trials(config: DictConfig, loader: ConfigLoader, fixed: list[str], definition: Definition) -> Any:
+    """The configuration of the held-out run, if there is one.
+
+    Raises UserError or an error of Hydra's if a key or a choice is unknown, or if no trial is possible.
+    """
 
     def composed(overrides: list[str]) -> DictConfig:
         candidate = loader.load_sweep_config(config, [*fixed, *quote_free_text(overrides)])
@@ -173,6 +182,10 @@ def _check_trials(config: DictConfig, loader: ConfigLoader, fixed: list[str], de
     known, metric = [*METRICS, *(f"val_{name}" for name in own_metrics)], definition.metric
     if metric not in known:
         raise UserError(f"hydra.sweeper.metric={metric} is not one of {', '.join(known)}{nearest(metric, known)}")
+    held_out = build.resolve(composed(definition.held_out)) if definition.held_out is not None else None
+    if held_out is not None:
+        check(held_out)
+    return held_out
 
 
 def _resumed(resume_sweep: str, definition: Definition) -> Path:
@@ -217,7 +230,7 @@ def _finish(search: Search, config: DictConfig, *, stopped_by: int | None) -> in
         _write_best(study.sweep_dir, [*definition.arguments, *found], config, comment=f"The best of a sweep: {about}.")
         again = _best_command(place, definition.arguments)
     write_report(place / "report.html", definition, records, importances=study.importances(), run_again=again)
-    if (cases := definition.cases) is not None and best is not None:
+    if (cases := definition.cases) is not None and best is not None and definition.held_out is None:
         log.info("\n%s", write_tables(study.sweep_dir, cases, records))
         try:
             settings = CompareSettings([str(study.sweep_dir)], "steps", None, None, definition.ngram)
@@ -234,7 +247,7 @@ def _finish(search: Search, config: DictConfig, *, stopped_by: int | None) -> in
         log.info("  %s", _pasted([*definition.command, *more, f"resume_sweep={place}"]))
     log.info("  python -m webbrowser %s", (study.sweep_dir / "report.html").as_uri())
     log.info("  tensorboard --logdir %s", shlex.quote(str(place)))
-    log.info("  gptlab compare %s", shlex.quote(str(place)))
+    log.info("  gptlab %s %s", "compare" if definition.held_out is None else "fit", shlex.quote(str(place)))
     if again is not None:
         log.info("  %s", again)
     return status

@@ -101,14 +101,17 @@ def _is_run(directory: Path) -> bool:
 
 def differences(runs: Sequence[Run]) -> str:
     """What makes losses per token incomparable: `tokenizers`, `texts`, `tokenizers and texts`, or nothing."""
+    keys = incomparable(runs)
+    kinds = (("tokenizers", "tokenizer."), ("texts", "data."))
+    return " and ".join(what for what, node in kinds if any(key.startswith(node) for key in keys))
+
+
+def incomparable(runs: Sequence[Run]) -> dict[str, list[str]]:
+    """The settings of tokenizer and data in which runs differ, with their values as overrides give them."""
     configs = [_relevant(run.settings) for run in runs if run.settings is not None]
-    different = []
-    for what, node in (("tokenizers", "tokenizer."), ("texts", "data.")):
-        keys = {key for config in configs for key in config if key.startswith(node)} - {"data.stride"}
-        nodes = [{key: config[key] for key in keys if key in config} for config in configs]
-        if any(other != nodes[0] for other in nodes):
-            different.append(what)
-    return " and ".join(different)
+    keys = {key: None for config in configs for key in config if key.startswith(("tokenizer.", "data."))}
+    values = {key: dict.fromkeys(_text(config.get(key)) for config in configs) for key in keys if key != "data.stride"}
+    return {key: [*different] for key, different in values.items() if len(different) > 1}
 
 
 def group(runs: Sequence[Run]) -> tuple[list[Group], list[str]]:

@@ -51,6 +51,7 @@ class Definition:
     seed: int
     max_failed: float
     ngram: str | None = None  # sweeps of before have none
+    held_out: list[str] | None = None
 
     def __post_init__(self) -> None:
         choices = {"sampler": SAMPLERS, "direction": ("minimize", "maximize"), "pruner": (*PRUNERS, None)}
@@ -60,6 +61,8 @@ class Definition:
                 raise ValueError(f"{name}={value} is not one of {', '.join(names)}{nearest(str(value), names)}")
         if self.pruner is not None and validation_metric(self.metric) is None:
             raise ValueError(f"pruner={self.pruner} needs a metric of validations, such as val_loss")
+        if self.pruner is not None and self.held_out is not None:
+            raise ValueError(f"pruner={self.pruner}: held_out needs runs that train to their end, set pruner=null")
         if self.n_trials is not None and self.n_trials < 1:
             raise ValueError(f"n_trials={self.n_trials} must be at least 1")
         if self.n_trials is None and self.sampler != "grid":
