@@ -18,6 +18,7 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 
 from gptlab import build
 from gptlab.arguments import nearest
+from gptlab.cli.budget import choose_budget
 from gptlab.cli.compare import CompareSettings, draw_runs
 from gptlab.cli.explain import command_line
 from gptlab.cli.fit import HELD_OUT, train_held_out
@@ -157,7 +158,7 @@ def _check_trials(config: DictConfig, loader: ConfigLoader, fixed: list[str], de
         candidate = loader.load_sweep_config(config, [*fixed, *quote_free_text(overrides)])
         with open_dict(candidate):
             candidate.pop("hydra")
-        return candidate
+        return choose_budget(candidate, [*fixed, *overrides])
 
     for entry in definition.parameters:
         is_choice = plain_key(entry.key) in config.hydra.runtime.choices or entry.kind == CASES
