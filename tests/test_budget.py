@@ -15,7 +15,11 @@ from gptlab.training.schedules import cosine, wsd
 
 Command = Callable[..., Result]
 
-BARE = (*(setting for setting in TINY if not setting.startswith("max_steps")), "callbacks.samples=null", "run_dir=run")
+BARE = (
+    *(setting for setting in TINY if not setting.startswith(("max_steps", "schedule"))),
+    "callbacks.samples=null",
+    "run_dir=run",
+)
 STEP = 4 * 16
 """Tokens of a step."""
 
@@ -36,7 +40,7 @@ def test_a_budget_of_tokens_is_that_many_steps_and_the_schedule_ends_with_them(
     )
     assert gptlab("train", "resume=run", f"max_tokens={12 * STEP}").status == 0
     assert summary(workplace / "run")["steps"] == 12
-    assert "max_tokens=128: the run in" in gptlab("train", "resume=run", "max_tokens=128").err
+    assert "max_tokens=128 allows 2 steps; the run in" in gptlab("train", "resume=run", "max_tokens=128").err
 
 
 def test_a_budget_of_operations_is_the_exact_count_of_the_steps(gptlab: Command, workplace: Path) -> None:
@@ -65,7 +69,11 @@ def test_a_budget_of_time_ends_the_run_and_its_schedule(gptlab: Command, workpla
     assert metrics["val/loss"][-1] == pytest.approx(found["val_loss"], rel=1e-4)
     assert "has finished its" in gptlab("train", "resume=run").err
     assert gptlab("train", "resume=run", "max_minutes=0.03").status == 0
-    assert summary(workplace / "run")["steps"] > found["steps"]
+    steps = summary(workplace / "run")["steps"]
+    assert steps > found["steps"]
+    assert gptlab("train", "resume=run", f"max_steps={2 * steps}").status == 0
+    rates = read_metrics(workplace / "run/metrics.csv")["lr"]
+    assert rates[steps + 1] == pytest.approx(2e-3 * 0.62, rel=0.05)  # its schedule ends at the new last step
 
 
 def test_a_run_of_a_time_takes_the_steps_that_fit_and_follows_the_share_that_is_used() -> None:
@@ -90,6 +98,10 @@ def test_a_run_of_a_time_takes_the_steps_that_fit_and_follows_the_share_that_is_
         (("max_tokens=1e6", "max_steps=10"), "max_tokens and max_steps are two budgets: name one"),
         (("max_minutes=1", "max_flops=1e9"), "max_minutes and max_flops are two budgets: name one"),
         (("max_tokens=5",), "max_tokens=5 is less than one step, which takes 64 tokens"),
+        (
+            ("max_minutes=1", "schedule.warmup_steps=20"),
+            "schedule.warmup_steps=20: max_minutes does not know the steps",
+        ),
         (("max_flops=0",), "max_flops=0 must be more than 0"),
         (
             ("max_tokens=640", "schedule.warmup_steps=20"),
@@ -103,6 +115,12 @@ def test_two_budgets_and_budgets_for_nothing_are_refused(
     result = gptlab("train", *BARE, *words)
     assert (result.status, message in result.err) == (2, True), result.err
     assert not (workplace / "run").exists()
+
+
+def test_a_budget_under_resume_auto_is_the_one_of_the_command(gptlab: Command, workplace: Path) -> None:
+    for n in (4, 4, 6):
+        assert gptlab("train", *BARE, f"max_tokens={n * STEP}", "resume=auto").status == 0
+        assert summary(workplace / "run")["steps"] == n
 
 
 def test_rows_of_different_lengths_have_no_budget_of_tokens(gptlab: Command, workplace: Path) -> None:

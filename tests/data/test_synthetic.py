@@ -147,9 +147,11 @@ def test_what_is_not_possible_is_said_in_one_sentence() -> None:
     ):
         with pytest.raises(UserError, match=message):
             source(name, **changes)
+    with pytest.raises(UserError, match="the chain forgets too slowly"):
+        prepared("markov", vocab_size=4, n_next=2, concentration=0.001)
     with pytest.raises(UserError, match=r"context_length=10 is too short: data\.n_digits=3 takes 11"):
         prepared("arithmetic", 10)
-    with pytest.raises(UserError, match="makes several tokens of a symbol; use char"):
+    with pytest.raises(UserError, match="does not make one token of each symbol; use char"):
         source("markov", vocab_size=100).prepare(
             BPETokenizer.train(["ab"], vocab_size=257), context_length=8, progress=lambda _, pieces: pieces
         )

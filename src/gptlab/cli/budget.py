@@ -15,7 +15,7 @@ def choose_budget(cfg: DictConfig, overrides: Iterable[str]) -> DictConfig:
 
     `max_steps` is OPEN if another budget decides it. Raises UserError if there are two.
     """
-    named = [name for name in dict.fromkeys(map(key_of, overrides)) if name in BUDGETS]
+    named = [name for name in dict.fromkeys(map(key_of, overrides)) if name in BUDGETS and cfg[name] is not None]
     named = named or [name for name in BUDGETS[1:] if cfg[name] is not None]
     if len(named) > 1:
         raise UserError(f"{' and '.join(named)} are two budgets: name one")
@@ -24,7 +24,7 @@ def choose_budget(cfg: DictConfig, overrides: Iterable[str]) -> DictConfig:
     cfg = cfg.copy()
     for name in BUDGETS[1:]:
         cfg[name] = cfg[name] if name in named else None
-    if cfg[named[0]] is not None and named != ["max_steps"]:
+    if named != ["max_steps"]:
         cfg.max_steps = OPEN
     return cfg
 
@@ -45,11 +45,12 @@ def counted_steps(config: build.Config, *, tokens: int, flops: float) -> build.C
             n_steps = int(config[name] / cost)
             if n_steps == 0:
                 raise UserError(f"{name}={config[name]:g} is less than one step, which takes {cost:,.0f} {unit}")
-            config = _replaced(config, n_steps)
+            config = with_steps(config, n_steps)
             build.part(config, "schedule")(0)
     return config
 
 
-def _replaced(config: build.Config, n_steps: int) -> build.Config:
+def with_steps(config: build.Config, n_steps: int) -> build.Config:
+    """The configuration with this number wherever a value is OPEN."""
     values = {name: n_steps if value == OPEN else value for name, value in config.items()}
-    return {name: _replaced(value, n_steps) if isinstance(value, dict) else value for name, value in values.items()}
+    return {name: with_steps(value, n_steps) if isinstance(value, dict) else value for name, value in values.items()}

@@ -23,7 +23,7 @@ from gptlab.sweep.definition import Definition
 from gptlab.sweep.processes import Stopped, run_trials
 from gptlab.sweep.trial import Trial, recorded_result
 from gptlab.training.cost import n_non_embedding
-from gptlab.training.run_files import read_summary
+from gptlab.training.run_files import read_config, read_summary
 
 log = logging.getLogger("gptlab")
 
@@ -74,7 +74,7 @@ def fit_runs(sweep_dir: Path, planned: Point | None = None) -> Iterator[str]:
 def _point(run_dir: Path) -> Point:
     known = {"run": run_dir.name} | read_summary(run_dir)
     numbers: dict[str, Any] = {field.name: known.get(field.name) for field in fields(Point)}
-    for name in (name for name, number in numbers.items() if number is None and name != "entropy_rate"):
+    for name in (name for name, number in numbers.items() if number is None and name not in ("flops", "entropy_rate")):
         raise UserError(f"{shortened(run_dir)} has no {name} in its summary.json: train it again with this version")
     return Point(**numbers)
 
@@ -109,4 +109,7 @@ def _planned(config: build.Config, sweep_dir: Path) -> Point:
         raise UserError(f"no run in {shortened(sweep_dir)} has a checkpoint, which tells the size of the vocabulary")
     model = build.meta_model(config, read_checkpoint(checkpoint)["gptlab"]["vocab_size"])
     n_tokens = config["max_tokens"] or config["max_steps"] * config["batch_size"] * config["context_length"]
-    return Point(HELD_OUT, sum(p.numel() for p in model.parameters()), n_non_embedding(model), n_tokens)
+    own, summary = read_config(checkpoint.parents[1]) or {}, read_summary(checkpoint.parents[1])
+    if config["max_tokens"] and own.get("max_tokens"):  # not every input token has a target that counts
+        n_tokens *= summary["tokens"] / own["max_tokens"]
+    return Point(HELD_OUT, sum(p.numel() for p in model.parameters()), n_non_embedding(model), round(n_tokens))

@@ -147,7 +147,7 @@ def _show(name: str, value: str) -> None:
 
 
 def _progress(speed: float, tokens: int, n_steps: int, limit: float | None) -> str:
-    """Of so many steps, or of those that take so many minutes."""
+    """Speed, and the time that `n_steps` take, or the steps that fit into `limit` minutes."""
     n_steps = n_steps if limit is None else round(60 * limit * speed / tokens)
     minutes, seconds = divmod(round(n_steps * tokens / speed), 60)
     return f"{speed:,.0f} tokens/s, {minutes // 60}:{minutes % 60:02d}:{seconds:02d} for {n_steps:,} steps"

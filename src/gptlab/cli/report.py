@@ -76,10 +76,8 @@ def _log_table(summary: dict[str, Any], place: str) -> None:
         "speed": (f"{{:,.0f}} {unit}s/s", summary["tokens_per_second"]),
         "train loss": (nats, summary["train_loss"]),
         "val loss": (nats, summary["val_loss"]),
-        "entropy rate": (
-            f"{nats}, the val loss is {summary.get('val_excess', 0):.4f} above it",
-            summary.get("entropy_rate"),
-        ),
+        "ideal loss": (f"{nats} on the same targets", summary.get("val_ideal_loss")),
+        "entropy rate": (nats, summary.get("entropy_rate")),
         "best.ckpt": (f"val loss {{:.4f}} {at_step}", summary["best_val_loss"]),
         "perplexity": ("{:.2f}", summary["val_perplexity"]),
         "bits per byte": ("{:.4f}", summary["val_bits_per_byte"]),

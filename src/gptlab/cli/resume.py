@@ -10,6 +10,7 @@ from gptlab import build
 from gptlab.build import Config
 from gptlab.checkpoint.compatibility import upgraded
 from gptlab.checkpoint.run import DamagedError, read_checkpoint
+from gptlab.cli.budget import with_steps
 from gptlab.cli.explain import command_line
 from gptlab.cli.free_text import key_of
 from gptlab.cli.load import OUTPUTS, newest_runs
@@ -17,7 +18,7 @@ from gptlab.cli.settings import AUTO, NEWEST, settings
 from gptlab.data.base import PreparedData
 from gptlab.errors import UserError
 from gptlab.files import give_name
-from gptlab.training.budget import BUDGETS, budget_of
+from gptlab.training.budget import BUDGETS, OPEN, budget_of
 from gptlab.training.run_dir import lock_run_dir, shared_by_ranks
 from gptlab.training.run_files import CONFIG, LAST, PREVIOUS, ResumeState, read_config, read_summary
 
@@ -104,17 +105,15 @@ def is_finished(state: ResumeState, config: Config) -> bool:
     if state.run_dir is None or state.validation_pending:
         return False
     summary = read_summary(state.run_dir)
-    is_used_up = state.steps == config["max_steps"] or summary.get("budget") == budget_of(config)
+    is_used_up = config["max_steps"] in (OPEN, state.steps) and summary.get("budget") == budget_of(config)
     return summary.get("status") == "finished" and is_used_up
 
 
 def check_steps(state: ResumeState, config: Config) -> None:
     """Raises UserError if the run has done more steps than its budget allows."""
-    if state.steps > config["max_steps"]:
-        done = f"the run in {state.run_dir} has done {state.steps} steps already"
+    if state.steps > (n_steps := config["max_steps"]):
         raise UserError(
-            f"{budget_of(config)}: {done}"
-            + ("" if "steps" in budget_of(config) else f", and {config['max_steps']} are allowed")
+            f"{budget_of(config)} allows {n_steps} steps; the run in {state.run_dir} has done {state.steps}"
         )
 
 
@@ -151,8 +150,10 @@ def resumed_config(state: ResumeState, composed: Config, overrides: Sequence[str
         elif not is_automatic and key not in ("resume", "trust"):
             can_change = ", ".join(CHANGEABLE)
             raise UserError(f"{key} cannot change in a resumed run, only {can_change}; start a new run for the rest")
-    if {*map(key_of, overrides)} & {*BUDGETS} and not is_automatic:
+    if {*map(key_of, overrides)} & {*BUDGETS}:
         config |= {name: composed[name] for name in BUDGETS}  # the one that is named replaces the run's
+    if config["max_steps"] != OPEN:
+        config = with_steps(config, config["max_steps"])
     config["run_dir"] = str(state.run_dir)
     settings(config)
     check_steps(state, config)
@@ -186,9 +187,11 @@ def _copy(key: str, source: Config, target: Config) -> None:
 
 
 def check_resumable(state: ResumeState, config: Config, data: PreparedData) -> None:
-    """Raises UserError if the text, one of its files or its tokenizer is not what the run was trained on.
+    """Check a resumed run.
 
-    Also if the budget allows fewer steps than were done.
+    Raises:
+        UserError: if the text, one of its files or its tokenizer is not what the run was trained on, or if the budget
+            allows fewer steps than were done.
     """
     if state.checkpoint is None:
         return

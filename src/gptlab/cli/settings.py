@@ -105,6 +105,11 @@ def check(config: build.Config, *, decided: bool = False) -> TrainSettings:
             build.settings_of(adapter.places, {"model": model}, "adapter")
     build.optimizer(config)(model)
     build.part(config, "schedule")(0)
+    for name, value in config["schedule"].items() if checked.max_minutes is not None else ():
+        if name.endswith("_steps") and name != "total_steps" and isinstance(value, int) and value > 0:
+            raise UserError(
+                f"schedule.{name}={value}: max_minutes does not know the steps; write a share, such as 0.05"
+            )
     units = {group: getattr(build.part(config, group), "unit", "token") for group in ("objective", "data")}
     if units["objective"] != units["data"] or model.generates != (units["data"] != "text"):
         kind = "continues texts" if model.generates else "classifies texts"

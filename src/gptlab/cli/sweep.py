@@ -186,6 +186,8 @@ def _check_trials(config: DictConfig, loader: ConfigLoader, fixed: list[str], de
     held_out = build.resolve(composed(definition.held_out)) if definition.held_out is not None else None
     if held_out is not None:
         check(held_out)
+        if held_out["max_minutes"] is not None or held_out["max_flops"] is not None:
+            raise UserError("hydra.sweeper.held_out: its loss is predicted for max_tokens or max_steps")
     return held_out
 
 

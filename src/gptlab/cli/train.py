@@ -173,7 +173,11 @@ def _announce(
     if state.checkpoint is not None:
         log.info("resuming from step %s, to %s", f"{state.steps:,}", budget_of(module.config))
         factor, n_steps = build.part(module.config, "schedule"), module.config["max_steps"]
-        if state.steps < n_steps and factor(state.steps) == factor(n_steps - 1) == 0:
+        if (
+            module.config["max_minutes"] is None
+            and state.steps < n_steps
+            and factor(state.steps) == factor(n_steps - 1) == 0
+        ):
             log.warning("the schedule has ended, so the learning rate is 0: schedule.total_steps=<steps> moves its end")
     elif start is not None:
         log.info("starting from %s, with %s positions (context_length)", start.name, f"{module.model.context_length:,}")

@@ -1,4 +1,4 @@
-"""The scaling laws of a sweep: which runs each is fitted to, and what is written, said and drawn of them."""
+"""The scaling laws of a sweep: which runs each is fitted to, and the report as JSON, text and figure."""
 
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
@@ -19,7 +19,7 @@ LAWS: dict[str, tuple[tuple[str, ...], str, str | None]] = {
     WITHOUT_EMBEDDINGS: (("non_embedding_parameters", D), "E A alpha B beta G a b", None),
     **{"L(N)": ((N,), "E A alpha", D), "L(D)": ((D,), "E B beta", N)},
 }
-"""Of each law its sizes, its numbers, and the size of which it takes only the runs with the largest."""
+"""For each law: its sizes, its numbers, and the size that is held at its maximum (None: all runs)."""
 N_REFITS = 200
 LEAST = 3  # different values of a size, for its exponent and its coefficient beside E
 ACCENT, MOST_TICKS = "#d1603d", 7

@@ -64,7 +64,7 @@ class PreparedData:
     prompt: str  # a few words of the validation data, for samples and for commands to paste
     labels: list[str] | None = None  # what a classifier's outputs mean; None for a language model
     manifest: list[list[Any]] | None = None  # name of each file, then what must not change in it; None for other data
-    entropy_rate: float | None = None  # nats per target that an ideal predictor needs; None if it is not known
+    entropy_rate: float | None = None  # nats per target of an ideal predictor; then val has `with_ideal_losses`
     template: Template | None = None  # how a prompt is written for the model; None if it is the beginning of a text
 
 

@@ -4,7 +4,7 @@ import math
 
 import numpy as np
 
-from gptlab.data.synthetic import SYMBOLS, Split, Synthetic
+from gptlab.data.synthetic import SYMBOLS, Split, Synthetic, check_vocabulary
 
 SEPARATOR = "|"
 
@@ -20,8 +20,7 @@ class Copy(Synthetic):
     """
 
     def __init__(self, *, vocab_size: int, **rest: int) -> None:
-        if not 2 <= vocab_size <= len(SYMBOLS):
-            raise ValueError(f"vocab_size={vocab_size} must lie between 2 and {len(SYMBOLS):,}")
+        check_vocabulary(vocab_size)
         self.vocab_size, self.alphabet = vocab_size, SYMBOLS[:vocab_size] + SEPARATOR
         super().__init__(**rest)
 

@@ -53,9 +53,13 @@ class OrderedBatches:
     def __len__(self) -> int:
         return -(-len(self.examples) // (self.rows * self.n_ranks))
 
-    def __getitem__(self, k: int) -> Batch:
+    def indices(self, k: int) -> np.ndarray:
+        """Of the examples of batch k, (rows,) or fewer."""
         start = (k * self.n_ranks + self.rank) * self.rows
-        return self.examples.batch(np.arange(start, min(start + self.rows, len(self.examples))))
+        return np.arange(start, min(start + self.rows, len(self.examples)))
+
+    def __getitem__(self, k: int) -> Batch:
+        return self.examples.batch(self.indices(k))
 
 
 @dataclass(eq=False)

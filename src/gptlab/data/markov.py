@@ -5,12 +5,12 @@ from typing import NamedTuple
 
 import numpy as np
 
-from gptlab.data.synthetic import SYMBOLS, Split, Synthetic
+from gptlab.data.synthetic import SYMBOLS, Split, Synthetic, check_vocabulary
 from gptlab.errors import UserError
 from gptlab.training.machine import memory_bytes
 
 BYTES_PER_ENTRY = 48  # of the table, and of what finding its stationary distribution takes
-TOLERANCE = 1e-13
+TOLERANCE, MOST_STEPS = 1e-13, 20_000  # of power iteration
 
 
 class Chain(NamedTuple):
@@ -49,8 +49,7 @@ class Markov(Synthetic):
     def __init__(self, *, order: int, vocab_size: int, n_next: int, concentration: float, **rest: int) -> None:
         if order < 1:
             raise ValueError(f"order={order} must be at least 1")
-        if not 2 <= vocab_size <= len(SYMBOLS):
-            raise ValueError(f"vocab_size={vocab_size} must lie between 2 and {len(SYMBOLS):,}")
+        check_vocabulary(vocab_size)
         if not 2 <= n_next <= vocab_size:
             raise ValueError(f"n_next={n_next} must lie between 2 and vocab_size={vocab_size}")
         if not concentration > 0:
@@ -74,13 +73,17 @@ class Markov(Synthetic):
         symbols = np.concatenate([np.zeros((n_states, 1), dtype=np.int64), others], axis=1)
         probabilities = random.dirichlet(np.full(self.n_next, self.concentration), size=n_states)
         following = np.arange(n_states)[:, None] * self.vocab_size % n_states + symbols
-        stationary = np.full(n_states, 1 / n_states)
-        change = 1.0
-        while change > TOLERANCE:
-            weights = (stationary[:, None] * probabilities).ravel()
-            before, stationary = stationary, np.bincount(following.ravel(), weights, minlength=n_states)
-            change = np.abs(stationary - before).sum()
-        return Chain(symbols, probabilities, following, stationary / stationary.sum())
+        return Chain(symbols, probabilities, following, self._stationary(probabilities, following))
+
+    def _stationary(self, probabilities: np.ndarray, following: np.ndarray) -> np.ndarray:
+        """The distribution over states, (S,), that a step leaves alone, by power iteration. UserError if it is slow."""
+        found = np.full(len(following), 1 / len(following))
+        for _ in range(MOST_STEPS):
+            weights = (found[:, None] * probabilities).ravel()
+            before, found = found, np.bincount(following.ravel(), weights, minlength=len(following))
+            if np.abs(found - before).sum() < TOLERANCE:
+                return found / found.sum()
+        raise UserError(f"data.concentration={self.concentration}: the chain forgets too slowly; use a larger value")
 
     def entropy_rate(self, context_length: int) -> float:
         """Entropy of the next symbol, averaged over the stationary distribution of the states."""

@@ -1,4 +1,4 @@
-"""Synthetic sources: sequences that are drawn as they are read, and whose ideal predictor is known exactly.
+"""Synthetic sources: sequences that are generated on the fly, and whose ideal predictor is known exactly.
 
 A subclass says how a sequence is drawn and what the loss of an ideal predictor is at each of its targets.
 """
@@ -7,6 +7,7 @@ import hashlib
 import json
 import string
 from abc import abstractmethod
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Literal
 
@@ -25,6 +26,7 @@ UNLIMITED = 2**48
 SYMBOLS = string.digits + string.ascii_letters + "".join(map(chr, range(0x4E00, 0x9FA6)))
 """Characters that stand for the symbols of a source, in this order."""
 PROMPT = 8  # symbols
+HASHED = 8  # validation sequences: generators of random numbers may change
 
 
 class Synthetic(Data):
@@ -73,29 +75,39 @@ class Synthetic(Data):
     def prepare(
         self, tokenizer: Tokenizer | TokenizerFactory, *, context_length: int, progress: Progress
     ) -> PreparedData:
-        """Raises UserError if the tokenizer makes several tokens of a symbol."""
+        """Raises UserError if the tokenizer does not make one token of each symbol."""
         made = tokenizer if isinstance(tokenizer, Tokenizer) else tokenizer([self.alphabet])
-        ids = [made.encode(symbol) for symbol in self.alphabet]
-        if any(len(tokens) != 1 for tokens in ids):
-            raise UserError(f"data={self.name}: {type(made).__name__} makes several tokens of a symbol; use char")
+        ids: list[list[int]] = []
+        with suppress(ValueError):  # a closed vocabulary lacks a symbol
+            ids = [made.encode(symbol) for symbol in self.alphabet]
+        if {*map(len, ids)} != {1} or len({*map(tuple, ids)}) < len(self.alphabet):
+            raise UserError(f"data={self.name}: {type(made).__name__} does not make one token of each symbol; use char")
         token_of = np.array(ids)[:, 0]
         entropy_rate = self.entropy_rate(context_length)
         train = Sequences(self, "train", self.n_train, context_length, token_of)
         val = Sequences(self, "val", self.n_val, context_length, token_of)
-        n_targets = int((val.batch(np.arange(1))[1] != IGNORED).sum())
+        inputs, targets = val.batch(np.arange(min(HASHED, len(val))))
+        n_targets = int((targets[0] != IGNORED).sum())
+        content = json.dumps(self._settings, sort_keys=True).encode() + targets.numpy().tobytes()
         return PreparedData(
             name=self.name,
             tokenizer=made,
-            fingerprint=hashlib.sha256(json.dumps(self._settings, sort_keys=True).encode()).hexdigest(),
+            fingerprint=hashlib.sha256(content).hexdigest(),
             description=f"{self.name}: {len(self.alphabet):,} symbols, {self.n_val:,} validation sequences with "
             f"{n_targets:,} targets each, entropy rate {entropy_rate:.4f} nats per target",
             train=train,
             val=val,
             test=None,
             val_bytes_per_token=None,
-            prompt=made.decode(val.batch(np.arange(1))[0][0, :PROMPT].tolist()),
+            prompt=made.decode(inputs[0, :PROMPT].tolist()),
             entropy_rate=entropy_rate,
         )
+
+
+def check_vocabulary(vocab_size: int) -> None:
+    """Raise ValueError if there are not as many symbols."""
+    if not 2 <= vocab_size <= len(SYMBOLS):
+        raise ValueError(f"vocab_size={vocab_size} must lie between 2 and {len(SYMBOLS):,}")
 
 
 @dataclass(frozen=True, eq=False)

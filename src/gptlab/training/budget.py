@@ -5,6 +5,7 @@ from collections.abc import Callable
 from typing import Any
 
 BUDGETS = ("max_steps", "max_minutes", "max_tokens", "max_flops")
+SHARES = 10_000  # steps of a schedule that follows a share of time
 OPEN = 1_000_000_007
 """Stands for `max_steps` until another budget says how many steps it allows; one of time never does. It is no round
 number, so that no other setting has this value."""
@@ -29,7 +30,7 @@ class Budget:
         self._used = 0.0
 
     def spend(self, step: int, seconds: float) -> None:
-        """Before a step: `step` steps took these seconds. The next one is the last if it ends nearest to the limit."""
+        """Record that `step` steps took these seconds. Mark the next as the last if it ends closest to the limit."""
         self._used = seconds
         if self._seconds is not None and step > 0 and seconds * (1 + 1.5 / step) > self._seconds:
             self.n_steps = step + 1
@@ -41,7 +42,7 @@ class Budget:
         return min(self.n_steps, max(step + 1, round(step * self._seconds / max(self._used, 1e-9))))
 
     def lr_factor(self, schedule: Callable[..., float], step: int) -> float:
-        """Of a step by the schedule, whose `total_steps` follow the share of the time that is used."""
+        """The factor of a step on the learning rate. Under a budget of time it follows the share that is used."""
         if self._seconds is None or "total_steps" not in inspect.signature(schedule).parameters:
             return schedule(step)
-        return schedule(step, total_steps=self.expected_steps(step))
+        return schedule(min(SHARES, round(SHARES * self._used / self._seconds)), total_steps=SHARES)

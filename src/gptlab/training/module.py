@@ -208,9 +208,9 @@ class TrainingModule(L.LightningModule):
         metrics = self._evaluated("val")
         if self.data.val_bytes_per_token is not None:
             metrics["val/bits_per_byte"] = metrics["val/loss"] / math.log(2) / self.data.val_bytes_per_token
-        self.validated_step = self.trainer.global_step
         self._log(metrics)
         self._log(known_answer.compare(self, metrics["val/loss"]))
+        self.validated_step = self.trainer.global_step
 
     def on_test_epoch_end(self) -> None:
         self._log(self._evaluated("test"))

@@ -22,7 +22,7 @@ SHOWN = {
     "val/perplexity": "val perplexity {:.1f}",
     "val/bits_per_byte": "bits/byte {:.3f}",
     "val/accuracy": "val accuracy {:.1%}",
-    "val/excess": "above the entropy rate {:.4f}",
+    "val/ideal_loss": "ideal loss {:.3f}",
 }
 
 
