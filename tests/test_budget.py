@@ -15,11 +15,8 @@ from gptlab.training.schedules import cosine, wsd
 
 Command = Callable[..., Result]
 
-BARE = (
-    *(setting for setting in TINY if not setting.startswith(("max_steps", "schedule"))),
-    "callbacks.samples=null",
-    "run_dir=run",
-)
+OTHERS = ("max_steps", "schedule", "callbacks.samples")
+BARE = (*(setting for setting in TINY if not setting.startswith(OTHERS)), "callbacks.samples=null", "run_dir=run")
 STEP = 4 * 16
 """Tokens of a step."""
 

@@ -110,6 +110,7 @@ EVERY_MOMENT = [
 MOMENTS = [
     *(("SIGTERM", "training_step", 2), ("SIGTERM", "on_train_batch_end", 5), ("SIGTERM", "validation_step", 3)),
     *(("an exception", "on_before_optimizer_step", 5), ("an exception", "on_validation_epoch_end", 3)),
+    ("SIGTERM", "validation_step", 7),  # the last validation
     *(("Ctrl-C", "training_step", 1), ("Ctrl-C twice", "training_step", 2)),
 ]
 

@@ -148,7 +148,7 @@ def test_what_is_not_possible_is_said_in_one_sentence() -> None:
         with pytest.raises(UserError, match=message):
             source(name, **changes)
     with pytest.raises(UserError, match="the chain forgets too slowly"):
-        prepared("markov", vocab_size=4, n_next=2, concentration=0.001)
+        prepared("markov", vocab_size=4, n_next=2, concentration=0.1)
     with pytest.raises(UserError, match=r"context_length=10 is too short: data\.n_digits=3 takes 11"):
         prepared("arithmetic", 10)
     with pytest.raises(UserError, match="does not make one token of each symbol; use char"):

@@ -10,7 +10,8 @@ import numpy as np
 from gptlab.comparison.scaling import Fit, fit, frontier, loss_at, number
 from gptlab.errors import UserError
 from gptlab.inspection.drawing import FAINT, INK
-from gptlab.training.drawing import frame, log_scale, save, short
+from gptlab.training.drawing import frame, log_scale, save
+from gptlab.training.drawing import short as shortened
 
 N, D = "parameters", "tokens"
 JOINT = (BOTH, WITHOUT_EMBEDDINGS) = ("L(N, D)", "L(N, D), N without embeddings")
@@ -23,6 +24,11 @@ LAWS: dict[str, tuple[tuple[str, ...], str, str | None]] = {
 N_REFITS = 200
 LEAST = 3  # different values of a size, for its exponent and its coefficient beside E
 ACCENT, MOST_TICKS = "#d1603d", 7
+
+
+def short(value: float) -> str:
+    """499_712 -> 500k: budgets are whole steps."""
+    return shortened(float(f"{value:.3g}"))
 
 
 @dataclass(frozen=True)

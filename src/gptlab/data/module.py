@@ -31,7 +31,8 @@ class DataModule(L.LightningDataModule):
         train = self.data.train
         batches = ShuffledBatches(train, batch_size=self.batch_size, seed=self.seed, rank=rank, n_ranks=n_ranks)
         start = self.trainer.global_step if self.trainer is not None else 0
-        return Loader(batches, range(start, self.n_steps), num_workers=self.num_workers)
+        end = max(self.n_steps, start + 1)  # a run that has only its last validation to make up for trains no step
+        return Loader(batches, range(start, end), num_workers=self.num_workers)
 
     def val_dataloader(self) -> Loader:
         return self._in_order(self.data.val)

@@ -49,7 +49,7 @@ class TrainingModule(L.LightningModule):
         metrics: of the last step and the last validation.
         unit: what the loss is averaged over, "token" or the objective's own.
         summary: what callbacks add to summary.json.
-        n_tokens: target tokens so far, over all ranks.
+        n_tokens, n_inputs: target and input tokens so far, over all ranks.
         validated_step: steps done at the last validation; -1 if the weights are to be validated first.
         stop_requested: set by a signal handler: the run stops after the current step.
         between_steps: whether weights, logs and the number of steps agree, so that a checkpoint can be saved.
@@ -85,7 +85,7 @@ class TrainingModule(L.LightningModule):
         self.metrics: dict[str, float] = {}
         self.unit: str = getattr(objective, "unit", "token")
         self.summary: dict[str, Any] = {}
-        self.n_tokens = self.validated_step = 0
+        self.n_tokens = self.n_inputs = self.validated_step = 0
         self.stop_requested = self.between_steps = False
 
         self._make_optimizer, self._schedule, self._grad_clip = optimizer, schedule, grad_clip
@@ -144,7 +144,7 @@ class TrainingModule(L.LightningModule):
         optimizer.step()  # calls on_before_optimizer_step
         optimizer.zero_grad()
 
-        self.n_tokens += n_targets
+        self.n_tokens, self.n_inputs = self.n_tokens + n_targets, self.n_inputs + batch[0].numel() * n_ranks
         self.clock.end_step(n_targets)
         self.trainer.callback_metrics.pop("step", None)  # of a validation; without it, callbacks take global_step
         if self._is_logged(step + 1):

@@ -123,8 +123,12 @@ class _Start(L.Callback):
                 logger.begin(module.metric_names, step=self.resume.steps)
             if self.resume.run_dir is None:
                 logger.log_hyperparams(self.hparams)
+        self._max_steps = trainer.max_steps
+        if module.validation_pending and trainer.global_step >= trainer.max_steps:  # Lightning would start nothing
+            trainer.fit_loop.epoch_loop.max_steps = trainer.global_step + 1
 
     def on_train_start(self, trainer: L.Trainer, module: Any) -> None:
+        trainer.fit_loop.epoch_loop.max_steps = self._max_steps
         if trainer.is_global_zero:
             write_json(self.run_dir / SUMMARY, {**summarize(trainer, module, self.run_dir), "status": "running"})
 

@@ -27,6 +27,7 @@ def save(module: "TrainingModule", checkpoint: dict[str, Any]) -> None:
         "manifest": data.manifest,
         "prompt": data.prompt,
         "tokens": module.n_tokens,
+        "inputs": module.n_inputs,
         "recent": [list(pair) for pair in module.steps.recent],
         "unlogged": module.steps.unlogged,
         "clock": module.clock.state(),
@@ -44,7 +45,7 @@ def load(module: "TrainingModule", checkpoint: dict[str, Any]) -> None:
     if module.base_fingerprint is not None:
         own = module.state_dict()
         checkpoint["state_dict"] = {**checkpoint["state_dict"], **{name: own[name] for name in _frozen(module)}}
-    module.n_tokens = ours["tokens"]
+    module.n_tokens, module.n_inputs = ours["tokens"], ours.get("inputs", ours["tokens"])
     module.steps.load(ours["recent"], ours.get("unlogged", []))  # 0.1.0 logged each step
     module.clock.load(ours["clock"])
     module.metrics.update(ours["metrics"])

@@ -6,8 +6,6 @@ from typing import Any
 
 import lightning as L
 
-from gptlab.training.ranks import data_parallel
-
 
 class Utilization(L.Callback):
     """Logs `mfu` at each validation: operations a second since the last one, over those at the device's peak.
@@ -22,25 +20,19 @@ class Utilization(L.Callback):
     def __init__(self, cost: Callable[[], tuple[float, float] | None]) -> None:
         self._cost = cache(cost)
         self._tokens, self._began = 0, 0.0  # input tokens, and training seconds so far, since the last validation
-        self._all_tokens = 0  # of the run, over all ranks
 
     def on_train_start(self, trainer: L.Trainer, module: Any) -> None:
         self._began = module.clock.training_seconds  # of earlier sessions
 
     def on_train_batch_end(self, trainer: L.Trainer, module: Any, outputs: Any, batch: Any, index: int) -> None:
         self._tokens += batch[0].numel()
-        self._all_tokens += batch[0].numel() * data_parallel(trainer)[1]
 
     def on_validation_epoch_end(self, trainer: L.Trainer, module: Any) -> None:
         seconds, tokens = module.clock.training_seconds - self._began, self._tokens
         self._tokens, self._began = 0, module.clock.training_seconds
-        if tokens > 0 and (cost := self._cost()) is not None:
+        if module.n_inputs > 0 and (cost := self._cost()) is not None:
             flops, peak = cost
-            module.summary |= {"flops": flops * self._all_tokens, "mfu": tokens / seconds * flops / peak}
-            module.log("mfu", module.summary["mfu"], batch_size=1)
-
-    def state_dict(self) -> dict[str, Any]:
-        return {"tokens": self._all_tokens}
-
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        self._all_tokens = state_dict["tokens"]
+            module.summary["flops"] = flops * module.n_inputs
+            if tokens > 0:
+                module.summary["mfu"] = tokens / seconds * flops / peak
+                module.log("mfu", module.summary["mfu"], batch_size=1)
