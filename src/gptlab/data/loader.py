@@ -54,7 +54,7 @@ class OrderedBatches:
         return -(-len(self.examples) // (self.rows * self.n_ranks))
 
     def indices(self, k: int) -> np.ndarray:
-        """Of the examples of batch k, (rows,) or fewer."""
+        """Indices of the examples of batch k, (rows,) or fewer."""
         start = (k * self.n_ranks + self.rank) * self.rows
         return np.arange(start, min(start + self.rows, len(self.examples)))
 
