@@ -66,7 +66,7 @@ def fit_runs(sweep_dir: Path, planned: Point | None = None) -> Iterator[str]:
     has_finished = recorded_result(sweep_dir / HELD_OUT) is not None
     content = described(points, fits, _point(sweep_dir / HELD_OUT) if has_finished else planned)
     write_json(picture.with_suffix(".json"), content)
-    draw(points, fits[BOTH].values[0], content["held_out"], picture)
+    draw(points, fits[BOTH].values, content["held_out"], picture)
     yield from lines(content)
     yield f"\n{shortened(picture)}, and scaling.json beside it; all curves: gptlab compare {shortened(sweep_dir)}"
 

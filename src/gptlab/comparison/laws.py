@@ -123,7 +123,7 @@ def _shown(number: dict[str, Any]) -> str:
 def draw(points: list[Point], values: np.ndarray, held_out: dict[str, Any] | None, picture: Path) -> None:
     """Three panels: loss over tokens by model size, over parameters by token budget, and over FLOPs. Raises OSError.
 
-    `values` (5,) are those of L(N, D); `held_out` is as in scaling.json.
+    Bands hold 90 % of the refits. `values` (1 + n_refits, 5) are those of L(N, D); `held_out` is as in scaling.json.
     """
     from matplotlib import colormaps  # half a second: only commands that draw pay
     from matplotlib.figure import Figure
@@ -137,12 +137,15 @@ def draw(points: list[Point], values: np.ndarray, held_out: dict[str, Any] | Non
             runs, curve = x[:, by] == size, np.full((100, 2), size)
             curve[:, 1 - by] = np.geomspace(x[:, 1 - by].min(), x[:, 1 - by].max(), len(curve))
             at, on = (6 * its.prod(axis=1) if across is None else its[:, across] for its in (x[runs], curve))
-            axes.plot(on, loss_at(values, curve), color=color, linewidth=1.4, alpha=0.4 if across is None else 1)
+            if across is not None and len(values) > 1:
+                band = np.quantile(loss_at(values[1:, None], curve), (0.05, 0.95), axis=0)
+                axes.fill_between(on, *band, color=color, alpha=0.15, linewidth=0)
+            axes.plot(on, loss_at(values[0], curve), color=color, linewidth=1.4, alpha=0.4 if across is None else 1)
             axes.plot(at, losses[runs], "o", color=color, label=short(size) if across is not None else None, zorder=3)
         axes.set_xscale("log")
         frame(axes)
         if across is None:
-            _draw_frontier(axes, values, x, held_out)
+            _draw_frontier(axes, values[0], x, held_out)
         else:
             ticks = np.unique(x[:, across])[:: 1 + len(np.unique(x[:, across])) // MOST_TICKS]
             axes.set_xticks(ticks, map(short, ticks))
