@@ -47,7 +47,7 @@ class Arithmetic(Synthetic):
         return np.concatenate(parts, axis=1), ideal
 
     def entropy_rate(self, context_length: int) -> float:
-        """Each digit of a sum is decided."""
+        """Each digit of a sum is determined."""
         return 0.0
 
 

@@ -10,7 +10,7 @@ SEPARATOR = "|"
 
 
 class Copy(Synthetic):
-    """`a string|a string`: the first is random, the second is decided by it.
+    """`a string|a string`: the first is random, the second is determined by it.
 
     All symbols of both are targets, not the separator. The string takes half of the context.
 

@@ -1,4 +1,4 @@
-"""Pairs of symbols whose second is decided by the first: what followed a symbol before follows it again."""
+"""Pairs of symbols whose second is determined by the first: what followed a symbol before follows it again."""
 
 import math
 
@@ -10,7 +10,7 @@ from gptlab.data.synthetic import SYMBOLS, Split, Synthetic, check_vocabulary
 class Induction(Synthetic):
     """`a b c d a b`: pairs of a key and its value. Each sequence maps the keys to values at random, for itself alone.
 
-    Values are the targets. The value of a new key is random; that of a key that has come before is decided. An
+    Values are the targets. The value of a new key is random; that of a key that has come before is determined. An
     induction head finds it: attention to what followed the same symbol before (Olsson et al. 2022, arXiv:2209.11895).
 
     Args:

@@ -1,5 +1,6 @@
 """A Markov chain with random transitions: a source whose entropy rate is known exactly."""
 
+import math
 from functools import cached_property
 from typing import NamedTuple
 
@@ -33,7 +34,7 @@ class Markov(Synthetic):
     distribution (a chain with one closed class that is aperiodic). Sequences begin in it. The others are one of each
     part of the alphabet, and later parts are larger: as in texts, the n-th symbol is about 1/n as frequent (Zipf).
 
-    A target counts if the context holds all symbols that decide it.
+    A target counts if the context holds all symbols that determine its distribution.
 
     Args:
         order: k.
@@ -54,11 +55,12 @@ class Markov(Synthetic):
             raise ValueError(f"n_next={n_next} must lie between 2 and vocab_size={vocab_size}")
         if not concentration > 0:
             raise ValueError(f"concentration={concentration} must be more than 0")
-        needs, has = vocab_size**order * n_next * BYTES_PER_ENTRY / 2**30, (memory_bytes("cpu") or 2**34) / 2**30
+        n_states = 2.0 ** min(900.0, order * math.log2(vocab_size))  # no float is larger than 2^1024
+        needs, has = n_states * n_next * BYTES_PER_ENTRY / 2**30, (memory_bytes("cpu") or 2**34) / 2**30
         if needs > has:
             raise ValueError(
-                f"order={order} with vocab_size={vocab_size} and n_next={n_next} takes a table of {needs:,.1f} GiB, "
-                f"and this machine has {has:,.1f}"
+                f"order={order} with vocab_size={vocab_size} and n_next={n_next} takes a table of {needs:.3g} GiB, "
+                f"and this machine has {has:.3g}"
             )
         self.order, self.vocab_size, self.n_next, self.concentration = order, vocab_size, n_next, concentration
         self.alphabet = SYMBOLS[:vocab_size]
