@@ -147,8 +147,8 @@ BAD: dict[str, tuple[Callable[[Path], object], str]] = {
         "runs that differ in tokenizer._target_ (gptlab.tokenizer.char.CharTokenizer and mine.Tokenizer)",
     ),
     "a number is missing": (
-        lambda sweep: write_summary(sweep / "7", 1, 1, flops=None),
-        "sweep/7 has no flops in its summary.json",
+        lambda sweep: write_summary(sweep / "7", 1, 1, val_loss=None),
+        "sweep/7 has no val_loss in its summary.json",
     ),
 }
 
@@ -166,7 +166,9 @@ def test_what_cannot_be_fitted_is_one_sentence(gptlab: Command, workplace: Path,
     assert not (workplace / "sweep" / "scaling.json").exists()
 
 
-@pytest.mark.parametrize(("words", "sentence"), [([], "runs=null must be text"), (["a", "b"], "runs=['a', 'b'] must")])
+@pytest.mark.parametrize(
+    ("words", "sentence"), [([], "runs= is empty: name the directory of a sweep"), (["a", "b"], "runs=['a', 'b'] must")]
+)
 def test_one_directory_is_fitted(gptlab: Command, words: list[str], sentence: str) -> None:
     result = gptlab("fit", *words)
     assert result.status == 2

@@ -47,13 +47,16 @@ def test_the_default_source_and_one_of_order_two_are_learned_to_within_two_per_c
         assert summary["val_excess"] < 0.02 * summary["entropy_rate"]
 
 
+SHORT = (*SMALL, "max_steps=100", "validate_every=100", "save_every=100")
+
+
 @pytest.mark.parametrize(
     "leak", ["model.attention._target_=accidents.OffByOne", "objective._target_=accidents.HalfTheLoss"]
 )
 def test_a_mask_off_by_one_and_a_loss_that_is_too_small_end_the_run_as_an_error(
     gptlab: Command, workplace: Path, leak: str
 ) -> None:
-    result = gptlab("train", *SMALL, leak)
+    result = gptlab("train", *SHORT, leak)
     assert result.status == 1
     assert "the loss of an ideal predictor on the same targets, by" in result.err
     summary = json.loads((workplace / "run/summary.json").read_text())
@@ -70,7 +73,7 @@ def test_a_target_among_the_inputs_ends_the_run_as_an_error(gptlab: Command, mon
         return targets, targets
 
     monkeypatch.setattr(WindowDataset, "batch", shifted)
-    result = gptlab("train", *SMALL)
+    result = gptlab("train", *SHORT)
     assert result.status == 1
     assert "the model sees what it is to predict" in result.err
 

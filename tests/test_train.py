@@ -24,8 +24,8 @@ from same_run import rows, summary
 Command = Callable[..., Result]
 
 SUMMARY_KEYS = {
-    *("run_dir", "status", "failure", "steps", "tokens", "seconds", "tokens_per_second", "mfu", "parameters"),
-    *("trainable_parameters", "train_loss"),
+    *("run_dir", "status", "failure", "budget", "steps", "tokens", "seconds", "tokens_per_second", "mfu", "flops"),
+    *("parameters", "non_embedding_parameters", "trainable_parameters", "train_loss"),
     *("val_loss", "val_perplexity", "val_bits_per_byte", "best_val_loss", "best_step", "best_checkpoint"),
     *("last_checkpoint", "versions", "skipped_steps", "causal", "unit"),
 }

@@ -10,6 +10,7 @@ from some_trials import ATTENTION, LR, definition, trial
 def test_a_trial_is_a_row(tmp_path: Path) -> None:
     values = {"optimizer.lr": 0.1 + 0.2, "model/attention": "plain"}
     summary = {"val_loss": 2.5, "val_perplexity": 12.18, "best_val_loss": 2.4, "steps": 30, "seconds": 1.5}
+    summary["budget"] = "max_steps=30"
     runs = [
         trial(0, values, metric=2.5, summary=summary, run_dir=Path("/sweeps/a, b/0")),
         trial(1, values, status="pruned", metric=7.0, summary={}),
@@ -27,6 +28,7 @@ def test_a_trial_is_a_row(tmp_path: Path) -> None:
         "val_loss": "2.5",
         "val_perplexity": "12.18",
         "best_val_loss": "2.4",
+        "budget": "max_steps=30",
         "steps": "30",
         "tokens": "",
         "seconds": "1.5",

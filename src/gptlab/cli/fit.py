@@ -34,7 +34,11 @@ HELD_OUT = "held_out"
 class FitSettings:
     """The settings of fit.yaml."""
 
-    runs: str
+    runs: str | None
+
+    def __post_init__(self) -> None:
+        if not self.runs:
+            raise ValueError("runs= is empty: name the directory of a sweep (gptlab fit outputs/scaling_law/...)")
 
 
 def main(arguments: list[str]) -> int:
@@ -43,7 +47,8 @@ def main(arguments: list[str]) -> int:
 
 def fit(cfg: DictConfig) -> int:
     """Fit, draw and print."""
-    for line in fit_runs(Path(build.settings_of(FitSettings, build.resolve(cfg)).runs).expanduser().absolute()):
+    settings = build.settings_of(FitSettings, build.resolve(cfg))
+    for line in fit_runs(Path(str(settings.runs)).expanduser().absolute()):
         print(line)
     return 0
 

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from gptlab.errors import UserError
+from gptlab.training.budget import BUDGETS
 from gptlab.training.metrics import METRICS
 from gptlab.training.run_files import read_config
 
@@ -172,7 +173,7 @@ def _relevant(settings: dict[str, Any]) -> dict[str, Any]:
     return {
         key: int(value) if isinstance(value, float) and value.is_integer() else value
         for key, value in settings.items()
-        if matters(key)
+        if matters(key) and not (key in BUDGETS and value is None)
     }
 
 
