@@ -1,6 +1,5 @@
 """Budgets in place of max_steps: tokens, operations, and time on this machine."""
 
-import csv
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -136,14 +135,6 @@ def test_rows_of_different_lengths_have_no_budget_of_tokens(gptlab: Command, wor
     )
     assert result.status == 2
     assert "max_tokens: the rows of rows.json differ in length" in result.err
-
-
-def test_a_sweep_over_budgets_says_which(gptlab: Command, workplace: Path) -> None:
-    result = gptlab("train", "-m", *BARE, f"max_tokens={2 * STEP},{4 * STEP}", "run_dir=sweep")
-    assert result.status == 0, result.err
-    with (workplace / "sweep/results.csv").open() as file:
-        rows = [*csv.DictReader(file)]
-    assert [(row["budget"], row["steps"]) for row in rows] == [("max_tokens=128", "2"), ("max_tokens=256", "4")]
 
 
 def test_a_budget_works_from_python(workplace: Path, monkeypatch: pytest.MonkeyPatch) -> None:
