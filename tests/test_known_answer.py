@@ -36,12 +36,23 @@ def test_a_chain_of_order_one_is_learned_to_within_two_per_cent_of_its_entropy_r
     assert f"ideal loss {summary['val_ideal_loss']:.3f}" in result.out
 
 
+ORDER_TWO = (
+    "data.order=2",
+    "data.vocab_size=12",
+    "context_length=64",
+    "model.d_model=64",
+    "batch_size=16",
+    "max_steps=1000",
+)
+
+
 @pytest.mark.slow
+@pytest.mark.timeout(900)
 def test_the_default_source_and_one_of_order_two_are_learned_to_within_two_per_cent(
     gptlab: Command, workplace: Path
 ) -> None:
     plain = ("data=markov", "trainer=cpu", "callbacks.samples=null", "callbacks.curves=null")
-    for name, changes in {"one": (), "two": ("data.order=2", "data.vocab_size=12", "max_steps=1000")}.items():
+    for name, changes in {"one": (), "two": ORDER_TWO}.items():
         assert gptlab("train", *plain, *changes, f"run_dir={name}").status == 0
         summary = json.loads((workplace / name / "summary.json").read_text())
         assert summary["val_excess"] < 0.02 * summary["entropy_rate"]

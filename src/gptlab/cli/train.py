@@ -171,7 +171,8 @@ def _announce(
     n_parameters = sum(parameter.numel() for parameter in module.model.parameters())
     ranks = f"{hardware.n_ranks} x {hardware.accelerator}" if hardware.n_ranks > 1 else hardware.accelerator
     if state.checkpoint is not None:
-        log.info("resuming from step %s, to %s", f"{state.steps:,}", budget_of(module.config))
+        end = budget_of(module.config) if module.config["max_minutes"] else f"{module.config['max_steps']:,}"
+        log.info("resuming from step %s of %s", f"{state.steps:,}", end)
         factor, n_steps = build.part(module.config, "schedule"), module.config["max_steps"]
         if (
             module.config["max_minutes"] is None
